@@ -1,0 +1,1 @@
+"""The contract between export and service: what a bundle holds, and how an image becomes its rows and its answer."""

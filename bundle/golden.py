@@ -1,0 +1,52 @@
+"""Golden inputs: a few images with the logits that torch gave for them, checked wherever a bundle is loaded."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bundle.errors import BundleError
+from bundle.preprocess import Pixels
+
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
+"""The bound on the largest |difference| by the largest |logit|, per execution provider, for float32."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    images: Pixels
+    """uint8 [n, height, width, channels]"""
+    logits: npt.NDArray[np.float32]
+    """float32 [n, classes]"""
+    tolerance: dict[str, float]
+    """Provider to bound, see `TOLERANCE`."""
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        bounds = np.array(list(self.tolerance.items()), dtype=[("provider", "U16"), ("bound", "f8")])
+        np.savez_compressed(buffer, images=self.images, logits=self.logits, tolerance=bounds)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Golden":
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                bounds = {str(provider): float(bound) for provider, bound in arrays["tolerance"]}
+                return cls(arrays["images"], arrays["logits"], bounds)
+        except Exception as error:
+            raise BundleError("golden.npz is not readable; export the bundle again") from error
+
+    def check(self, logits: npt.NDArray[np.float32], provider: str) -> float:
+        """The largest |difference| by the largest |logit|.
+
+        Raises:
+            BundleError: over the bound of the provider, or not finite.
+        """
+        if logits.shape != self.logits.shape:
+            raise BundleError(f"golden.npz: the graph answers {logits.shape}, expected {self.logits.shape}")
+        error = float(np.abs(logits - self.logits).max() / np.abs(self.logits).max())
+        bound = self.tolerance[provider]
+        if not error <= bound:  # a NaN is refused too
+            raise BundleError(f"golden.npz: the answers are off by {error:.2g} of the largest, {bound:.2g} is allowed")
+        return error

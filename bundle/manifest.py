@@ -1,0 +1,142 @@
+"""What a model is: the facts of a bundle, frozen, as canonical JSON without times.
+
+What the operator wants of a model, and what is learned of it later, lives beside the versions and not here.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from bundle.errors import BundleError
+from bundle.views import Size
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A plain name in the bundle's own folder."""
+
+
+class Facts(BaseModel):
+    """A part of the manifest: frozen, and nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Input(Facts):
+    """The network's input `images`: uint8 [N, height, width, channels]."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+    """3: RGB. 1: grey."""
+    dynamic: bool
+    """Whether the graph also takes other heights and widths (a dense form)."""
+    resize: int = Field(ge=1)
+    """The shorter side of the image before the crop, in pixels."""
+    interpolation: Literal["bilinear"] = "bilinear"
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width, self.height)
+
+
+class Source(Facts):
+    """Where the weights came from."""
+
+    kind: Literal["file", "random", "trained"]
+    name: str
+    """The file's name without its folders, "random:SEED", or the data that it was trained on."""
+    sha256: Sha256 | None = None
+    """Of the file."""
+    recipe: dict[str, JsonValue] = {}
+    """Of a trained network: data split, seed, optimiser, the epoch chosen and why."""
+
+
+class Folding(Facts):
+    """How well the BatchNorm folding kept the function (largest |difference| of logits by largest |logit|)."""
+
+    layers: int = Field(ge=0)
+    """BatchNorm layers folded away."""
+    folded_error: float = Field(ge=0)
+    """Of the folded float32 network against the float64 one."""
+    unfolded_error: float = Field(ge=0)
+    """Of the float32 network as it was, against the float64 one."""
+
+
+class ParityCase(Facts):
+    """One comparison of the ONNX graph with torch on the same uint8 images."""
+
+    batch: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    max_abs: float = Field(ge=0)
+    """The largest |difference| of logits."""
+    max_rel: float = Field(ge=0)
+    """The same, divided by the largest |logit| of the case."""
+    top1_agreement: float = Field(ge=0, le=1)
+
+
+class Parity(Facts):
+    """The comparison that the bundle passed before it was published."""
+
+    tolerance: float = Field(gt=0)
+    """The bound on `max_rel`."""
+    cases: tuple[ParityCase, ...]
+
+
+class Evaluation(Facts):
+    """Accuracy of the published graph on labelled images."""
+
+    data: str
+    views: str
+    average: str
+    images: int = Field(ge=1)
+    top1: int = Field(ge=0)
+    """Images whose best answer is right."""
+
+
+class FileRecord(Facts):
+    size: int = Field(ge=0)
+    """In bytes."""
+    sha256: Sha256
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileRecord":
+        return cls(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+class Manifest(Facts):
+    """Everything that is known of a bundle when it is written; its sha256 is the bundle's digest."""
+
+    # The manifest's own version; a reader refuses what it does not know.
+    manifest: Literal[1] = 1
+    architecture: str
+    classes: int = Field(ge=1)
+    input: Input
+    precision: Literal["fp32"] = "fp32"
+    parameters: int = Field(ge=0)
+    folded_parameters: int = Field(ge=0)
+    macs: int = Field(ge=0)
+    """Multiply-adds of the convolutions and linear layers for one view at native size."""
+    source: Source
+    folding: Folding
+    parity: Parity
+    evaluations: tuple[Evaluation, ...] = ()
+    tools: dict[str, str] = {}
+    """The versions of what exported it."""
+    files: dict[FileName, FileRecord]
+
+    def to_json(self) -> bytes:
+        """Canonical: sorted keys, no spaces, ASCII, one final newline."""
+        values = self.model_dump(mode="json")
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Manifest":
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, problem["loc"])) or "the file"
+            raise BundleError(f"manifest.json: {where}: {problem['msg']}; export the bundle again") from error

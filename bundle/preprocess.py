@@ -1,0 +1,172 @@
+"""Bytes to pixels to rows: decode, orient, resize, crop, mirror. All geometry is done here, on uint8.
+
+The truth is "resize the whole image with Pillow's antialiased bilinear filter, then crop". `render` computes only the
+pixels that the views show, which differs from it by at most one level (tests/bundle/test_preprocess.py).
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from bundle.errors import BadImageError, ImageFormatError
+from bundle.views import Box, Size, View
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""The only readers that are ever asked; Pillow's rarer ones have had memory bugs."""
+
+Pixels = npt.NDArray[np.uint8]
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to the turn that makes the image upright (EXIF 2.32, tag 0x0112)."""
+
+
+class ImageLimits(NamedTuple):
+    """What is refused before any pixel is decoded."""
+
+    max_pixels: int = 25_000_000
+    max_aspect_ratio: float = 20.0
+    """Longer by shorter side: a 1 x 2000 image resized to a shorter side of 256 would be 256 x 512000."""
+
+
+def probe(data: bytes, limits: ImageLimits) -> Size:
+    """The size of the upright image, read from its header.
+
+    Raises:
+        ImageFormatError: not a JPEG, PNG or WebP file.
+        BadImageError: empty, damaged, or over the limits.
+    """
+    with _open(data, limits) as image:
+        return _upright_size(image)
+
+
+def decode(data: bytes, channels: int, limits: ImageLimits) -> Image.Image:
+    """The upright image in mode RGB (3 channels) or L (1 channel).
+
+    Transparent pixels are composited on white; 16-bit grey is scaled to 8 bits; CMYK is converted without a profile.
+
+    Raises:
+        ImageFormatError, BadImageError: as `probe`, and where the pixels themselves are damaged.
+    """
+    with _open(data, limits) as image:
+        turn = _UPRIGHT.get(_orientation(image))
+        try:
+            image.load()
+            pixels = _to_mode(image, "L" if channels == 1 else "RGB")
+        except Exception as error:
+            # Pillow's readers raise whatever the damage led to; its words hold addresses and stay in the chain.
+            code = "image_truncated" if "truncated" in str(error) else "image_decode_failed"
+            raise BadImageError(code, "the image is cut short or damaged; send the whole file") from error
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def render(image: Image.Image, views: Iterable[View], rows: Pixels) -> None:
+    """Draws each view into its row.
+
+    Args:
+        image: upright, mode RGB or L.
+        views: as many as there are rows.
+        rows: uint8 [views, height, width, channels], written in place; height and width are the views' output size.
+    """
+    numbered: dict[Size, list[tuple[int, View]]] = {}
+    for index, view in enumerate(views):
+        numbered.setdefault(view.resized, []).append((index, view))
+    for resized, group in numbered.items():
+        window = _union([view.box for _, view in group])
+        region = _resize_window(image, resized, window)
+        for index, view in group:
+            box = view.box
+            left, top = box.left - window.left, box.top - window.top
+            cut = region.crop((left, top, left + box.width, top + box.height))
+            if cut.size != view.size:
+                cut = cut.resize(view.size, Image.Resampling.BILINEAR)
+            pixels = np.asarray(cut).reshape(rows.shape[1:])
+            rows[index] = pixels[:, ::-1] if view.mirrored else pixels
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    if not data:
+        raise BadImageError("image_empty", "the image has no bytes; send a JPEG, PNG or WebP file")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(limits) from error
+    except UnidentifiedImageError as error:
+        if _has_magic(data):
+            raise BadImageError("image_decode_failed", "the image's header is damaged; send the whole file") from error
+        raise ImageFormatError("the bytes are not a JPEG, PNG or WebP image; convert it to one of these") from error
+    except Exception as error:
+        raise BadImageError("image_decode_failed", "the image's header is damaged; send the whole file") from error
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise _too_large(limits)
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        raise BadImageError(
+            "image_aspect_ratio",
+            f"the image is {width} x {height}; at most {limits.max_aspect_ratio:g} : 1 is accepted, cut it",
+        )
+    return image
+
+
+def _too_large(limits: ImageLimits) -> BadImageError:
+    pixels = limits.max_pixels
+    return BadImageError("image_too_large", f"the image has more than {pixels} pixels; scale it down before sending")
+
+
+def _has_magic(data: bytes) -> bool:
+    return (
+        data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))  # JPEG, PNG
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; anything unreadable is 1, as every viewer does. A PNG's eXIf chunk counts when it precedes the pixels."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # getexif() would decode the whole image to look behind the pixels
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 a damaged EXIF block must not cost the image
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _upright_size(image: Image.Image) -> Size:
+    width, height = image.size
+    return Size(height, width) if _orientation(image) >= 5 else Size(width, height)  # noqa: PLR2004 5 to 8 swap the axes
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
+        levels = np.asarray(image).astype(np.float64) * (255 / 65535)
+        return Image.fromarray(np.rint(levels).astype(np.uint8)).convert(mode)
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def _union(boxes: Sequence[Box]) -> Box:
+    left, top = min(box.left for box in boxes), min(box.top for box in boxes)
+    right = max(box.left + box.width for box in boxes)
+    bottom = max(box.top + box.height for box in boxes)
+    return Box(left, top, right - left, bottom - top)
+
+
+def _resize_window(image: Image.Image, resized: Size, window: Box) -> Image.Image:
+    """What `image.resize(resized).crop(window)` shows, computed for the window alone."""
+    x, y = image.width / resized.width, image.height / resized.height
+    right, bottom = window.left + window.width, window.top + window.height
+    source = (window.left * x, window.top * y, min(right * x, image.width), min(bottom * y, image.height))
+    return image.resize((window.width, window.height), Image.Resampling.BILINEAR, box=source)
