@@ -1,0 +1,1 @@
+"""Serves the bundles of a repository over HTTP."""

@@ -1,0 +1,89 @@
+"""What surrounds a request: its id, its measurement, and what routes are handed."""
+
+import logging
+import re
+import time
+import uuid
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import respond, to_problem
+from service.metrics import Metrics
+from service.registry import ModelRegistry
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class RequestContext:
+    """Pure ASGI, outermost of ours: gives the request an id, counts and times it, answers what nobody caught."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request_id = _request_id(Request(scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if scope["app"].state.draining:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            logger.exception("request %s failed", request_id)
+            if status:  # the answer has begun; the connection is cut
+                raise
+            await respond(to_problem(error, request_id))(scope, receive, send_with_id)
+        finally:
+            self._measure(scope, status, time.monotonic() - started)
+
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.requests.labels(route, method, status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+
+
+def _request_id(request: Request) -> str:
+    """The client's own if it is a plain token, so that it may stand in logs and headers; else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _registry(request: Request) -> ModelRegistry:
+    registry: ModelRegistry = request.app.state.registry
+    return registry
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+RegistryDep = Annotated[ModelRegistry, Depends(_registry)]
+SettingsDep = Annotated[Settings, Depends(_settings)]
+RequestIdDep = Annotated[str, Depends(_id)]

@@ -1,0 +1,120 @@
+"""The one table from errors to HTTP, and the problem documents that clients see (RFC 9457)."""
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from bundle.errors import BadImageError, ImageFormatError
+from service import errors
+
+STATUS: dict[type[Exception], tuple[int, str]] = {
+    errors.MultipartError: (400, "multipart_invalid"),
+    errors.ModelNotFoundError: (404, "model_not_found"),
+    errors.BodyTooLargeError: (413, "body_too_large"),
+    errors.TooManyImagesError: (413, "too_many_images"),
+    errors.MediaTypeError: (415, "media_type_unsupported"),
+    ImageFormatError: (415, "image_format_unsupported"),
+    BadImageError: (422, "image_decode_failed"),  # each says its own code
+    errors.InvalidParameterError: (422, "invalid_parameter"),
+    errors.UnknownViewsError: (422, "unknown_views"),
+    errors.BackendError: (500, "inference_failed"),
+    errors.ModelNotReadyError: (503, "model_not_ready"),
+    errors.QueueFullError: (503, "overloaded"),
+    errors.ShuttingDownError: (503, "shutting_down"),
+    errors.DeadlineExceededError: (504, "deadline_exceeded"),
+}
+"""Every error that a request can meet: its status and its code. Anything else is 500 `internal_error`."""
+
+_HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
+_MAX_FIELDS = 8
+
+
+class Problem(BaseModel):
+    """An error: `code` is one of a closed set, `detail` says what to do."""
+
+    type: str = "about:blank"
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    code: str = Field(examples=["unknown_views"])
+    detail: str = Field(examples=["resnet50 has no view plan 'eleven_crop'; it has center, ten_crop, ten_crop_square"])
+    request_id: str
+
+
+def to_problem(error: Exception, request_id: str) -> Problem:
+    """What a client is told of an error: never a library's own words."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            status, code = STATUS[kind]
+            code = error.code if isinstance(error, BadImageError) else code
+            return problem(status, code, str(error), request_id)
+    return problem(
+        500, "internal_error", "the server failed; the log has the cause under this request's id", request_id
+    )
+
+
+def problem(status: int, code: str, detail: str, request_id: str) -> Problem:
+    return Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail, request_id=request_id)
+
+
+def respond(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")
+
+
+def retry_after(error: Exception) -> dict[str, str]:
+    """Retry-After in whole seconds, for what is over soon."""
+    if isinstance(error, errors.QueueFullError):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return {"Retry-After": "1"} if isinstance(error, errors.ModelNotReadyError | errors.ShuttingDownError) else {}
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of this application a problem document."""
+    for kind in STATUS:
+        app.add_exception_handler(kind, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    return respond(to_problem(error, request.state.request_id), retry_after(error))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Names each parameter and what it should be; what was sent is not echoed."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 for the type checker; it is installed for nothing else
+    found = error.errors()
+    code = "unknown_parameter" if found[0]["type"] == "extra_forbidden" else "invalid_parameter"
+    detail = "; ".join(f"{_name(item)}: {item['msg']}" for item in found[:_MAX_FIELDS])
+    return respond(problem(422, code, detail, request.state.request_id))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 as above
+    code = _HTTP_CODES.get(error.status_code, "bad_request")
+    detail = {
+        404: "there is nothing at this path; /docs lists the routes",
+        405: "this path does not take this method; /docs lists the routes",
+    }.get(error.status_code, "the request is not valid HTTP for this route")
+    return respond(problem(error.status_code, code, detail, request.state.request_id), dict(error.headers or {}))
+
+
+def _name(item: dict[str, Any]) -> str:
+    return str(item["loc"][-1])[:64] if item["loc"] else "request"
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem answers of a route, for its OpenAPI page."""
+    codes = {status: [code for number, code in STATUS.values() if number == status] for status in statuses}
+    return {
+        status: {
+            "description": ", ".join(names) or HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+        }
+        for status, names in codes.items()
+    }

@@ -1,0 +1,244 @@
+"""Which views run next: a pure, synchronous state machine.
+
+Time is passed in and nothing waits here, so that it can be simulated. One caller at a time (`Batcher` holds the lock).
+
+An entry is one image's views. It is offered, its rows are filled with pixels, its views are taken in batches, possibly
+by several lanes at once, and it is done when its last view is scored:
+
+    offer -> waiting --take--> filling --filled--> ready --take--> ... -> done
+    offer(filling=True) -> filling                    (somebody else fills it; no lane takes it before `filled`)
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import DeadlineExceededError, QueueFullError
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+
+class State(Enum):
+    WAITING = "waiting"
+    FILLING = "filling"
+    READY = "ready"
+    GONE = "gone"
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """The views of one image."""
+
+    rows: int
+    """Number of views."""
+    shape: Shape
+    """Height, width and channels of a view; only entries of one shape share a batch."""
+    fill: Callable[[Pixels], None]
+    """Writes the views' pixels into uint8 [rows, height, width, channels]; raises when the image is bad."""
+    deadline: float = inf
+    """Seconds on the caller's clock after which no view of it is run."""
+    priority: int = 0
+    """Higher is taken first."""
+    future: Future[Scores] = field(default_factory=Future)
+    """float32 [rows, classes]"""
+
+    state: State = State.WAITING
+    taken: int = 0
+    """Views handed out so far, in order."""
+    scored: int = 0
+    pixels: Pixels | None = None
+    scores: Scores | None = None
+
+    offered_at: float = 0.0
+    taken_at: float = 0.0
+    fill_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+    @property
+    def untaken(self) -> int:
+        return self.rows - self.taken
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of an entry's views in a batch: rows start to stop of the entry."""
+
+    entry: Entry
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    segments: list[Segment]
+
+    @property
+    def rows(self) -> int:
+        return sum(segment.rows for segment in self.segments)
+
+    def to_fill(self) -> list[Entry]:
+        """Entries whose pixels the taker has to fill before it runs the batch."""
+        return [segment.entry for segment in self.segments if segment.entry.pixels is None]
+
+
+class BatchQueue:
+    """Priority, then round robin over entries with a quantum, first in, first out within an entry.
+
+    Args:
+        max_batch_size: most views in a batch.
+        max_queue_size: most views that wait; an entry larger than that is accepted when nothing waits.
+        lanes: how many callers take at once; only the predicted wait depends on it.
+        quantum: views that an entry gives to a batch before the others have their turn; an eighth of a batch when None
+            (measured in docs/adr/0002-quantum.md).
+    """
+
+    def __init__(self, *, max_batch_size: int, max_queue_size: int, lanes: int = 1, quantum: int | None = None) -> None:
+        self.max_batch_size = max_batch_size
+        self.max_queue_size = max_queue_size
+        self.waiting = 0
+        """Views that are offered and not taken."""
+        self._lanes = lanes
+        self._quantum = quantum or max(max_batch_size // 8, 1)
+        self._seconds_per_view = 0.0
+        self._rings: dict[int, OrderedDict[Entry, None]] = {}
+        self._earliest = inf
+
+    def offer(self, entry: Entry, now: float, *, filling: bool = False) -> None:
+        """Admits an entry.
+
+        Args:
+            entry: not offered before.
+            now: the clock of `Entry.deadline`, in seconds.
+            filling: somebody fills it already and will call `filled`.
+
+        Raises:
+            DeadlineExceededError: its deadline is past.
+            QueueFullError: it does not fit, or is predicted to miss its deadline.
+        """
+        if entry.deadline <= now:
+            raise DeadlineExceededError("the deadline was past when the request arrived; allow it more time")
+        wait = self.predicted_wait()
+        if self.waiting and self.waiting + entry.rows > self.max_queue_size:
+            raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
+        if now + wait > entry.deadline:
+            raise QueueFullError(f"the wait would be {wait:.1f} s, longer than the request's deadline", wait)
+        entry.offered_at = now
+        entry.state = State.FILLING if filling else State.WAITING
+        self.waiting += entry.rows
+        self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
+        self._earliest = min(self._earliest, entry.deadline)
+
+    def filled(self, entry: Entry) -> None:
+        """Its pixels are there."""
+        if entry.state is State.FILLING:
+            entry.state = State.READY
+
+    def take(self, now: float) -> Batch | None:
+        """The next batch, or None when nothing can be taken. Call `expire` with the same time first."""
+        rows = self._share(self.max_batch_size)
+        segments = [Segment(entry, entry.taken, entry.taken + count) for entry, count in rows.items()]
+        for segment in segments:
+            if not segment.start:
+                segment.entry.taken_at = now
+            self._advance(segment)
+        return Batch(segments) if segments else None
+
+    def expire(self, now: float) -> list[Entry]:
+        """Removes and returns the entries that have untaken views and a deadline that is past."""
+        if now < self._earliest:
+            return []
+        waiting = [entry for ring in self._rings.values() for entry in ring]
+        expired = [entry for entry in waiting if entry.deadline <= now]
+        for entry in expired:
+            self.cancel(entry)
+        self._earliest = min((entry.deadline for entry in waiting if entry.deadline > now), default=inf)
+        return expired
+
+    def cancel(self, entry: Entry) -> int | None:
+        """Removes an entry; the number of its views that will now not be run, None if it was gone already.
+
+        Views that are running finish, and nobody looks at them.
+        """
+        if entry.state is State.GONE:
+            return None
+        entry.state = State.GONE
+        dropped = entry.untaken
+        if dropped:
+            del self._rings[entry.priority][entry]
+            self.waiting -= dropped
+            entry.taken = entry.rows
+        return dropped
+
+    def done(self, batch: Batch, seconds: float) -> list[Entry]:
+        """Notes that a batch has run for `seconds`; returns the entries that are complete now."""
+        per_view = seconds / max(batch.rows, 1)
+        self._seconds_per_view += (per_view - self._seconds_per_view) * (0.2 if self._seconds_per_view else 1.0)
+        complete = []
+        for segment in batch.segments:
+            entry = segment.entry
+            entry.scored += segment.rows
+            if entry.scored == entry.rows and entry.state is not State.GONE:
+                entry.state = State.GONE
+                complete.append(entry)
+        return complete
+
+    def predicted_wait(self) -> float:
+        """Seconds until a view offered now would be taken, from the measured cost per view; 0 before any run."""
+        return self.waiting * self._seconds_per_view / self._lanes
+
+    def next_deadline(self) -> float:
+        """No entry that waits has an earlier one."""
+        return self._earliest
+
+    def _share(self, room: int) -> dict[Entry, int]:
+        """Deals a batch out: a quantum to each entry in turn, round after round, until it is full."""
+        shares: dict[Entry, int] = {}
+        candidates = self._in_order()
+        while room and candidates:
+            hungry = []
+            for entry in candidates:
+                share = min(entry.untaken - shares.get(entry, 0), self._quantum, room)
+                shares[entry] = shares.get(entry, 0) + share
+                room -= share
+                if not room:
+                    break
+                if shares[entry] < entry.untaken:
+                    hungry.append(entry)
+            candidates = hungry
+        return shares
+
+    def _in_order(self) -> list[Entry]:
+        """What may be taken, the next one first, all of one shape."""
+        ready = [
+            entry
+            for priority in sorted(self._rings, reverse=True)
+            for entry in self._rings[priority]
+            if entry.state is not State.FILLING
+        ]
+        return [entry for entry in ready if entry.shape == ready[0].shape]
+
+    def _advance(self, segment: Segment) -> None:
+        """Moves an entry behind the others after its turn; one without untaken views leaves the ring."""
+        entry = segment.entry
+        ring = self._rings[entry.priority]
+        entry.taken += segment.rows
+        self.waiting -= segment.rows
+        if entry.untaken:
+            ring.move_to_end(entry)
+        else:
+            del ring[entry]
+        if entry.state is State.WAITING:
+            entry.state = State.FILLING

@@ -1,0 +1,71 @@
+"""What can go wrong between a request and its answer. Nothing here knows HTTP; `api/errors.py` holds the one table.
+
+    body -> BodyTooLargeError | MediaTypeError | MultipartError | TooManyImagesError
+    image -> bundle.errors.ImageFormatError | bundle.errors.BadImageError
+    options -> InvalidParameterError | UnknownViewsError
+    registry.get -> ModelNotFoundError | ModelNotReadyError
+    Batcher.submit -> QueueFullError | DeadlineExceededError | ShuttingDownError
+    run -> BackendError
+
+A message names the thing, the value and the way out, and is shown to the client; causes stay in the log.
+"""
+
+
+class ServiceError(Exception):
+    """Anything that this service refuses or fails to do."""
+
+
+class BodyTooLargeError(ServiceError):
+    """More bytes than the settings allow."""
+
+
+class MediaTypeError(ServiceError):
+    """A content type or encoding that is not read here."""
+
+
+class MultipartError(ServiceError):
+    """A multipart body that cannot be taken apart."""
+
+
+class TooManyImagesError(ServiceError):
+    """More files in one request than the settings allow."""
+
+
+class InvalidParameterError(ServiceError):
+    """An option with a value that this model cannot take."""
+
+
+class UnknownViewsError(ServiceError):
+    """A view plan that this model does not have."""
+
+
+class ModelNotFoundError(ServiceError):
+    """No model, or no version of it, by that name."""
+
+
+class ModelNotReadyError(ServiceError):
+    """The model is there and cannot answer yet."""
+
+
+class QueueFullError(ServiceError):
+    """The request would wait too long or does not fit; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceededError(ServiceError):
+    """The time of the request was over before its answer was there."""
+
+
+class ShuttingDownError(ServiceError):
+    """The process ends; another one has to answer."""
+
+
+class BackendError(ServiceError):
+    """The device failed."""
+
+
+class ProviderError(ServiceError):
+    """The execution provider asked for does not work on this machine."""

@@ -1,0 +1,64 @@
+"""What the operator sets: options of `multicrop-service run`, or MULTICROP_… in the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bundle.preprocess import ImageLimits
+
+
+class Settings(BaseSettings):
+    """Serve the bundles of a repository over HTTP."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="MULTICROP_",
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    repository: Path = Path("models")
+    """Folder of the bundles: NAME/VERSION/manifest.json."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 lets the system choose."""
+
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto is CUDA when a GPU really works, else the CPU. One that is named never falls back."""
+
+    max_image_bytes: int = Field(16 << 20, ge=1)
+    """Largest image accepted, in bytes."""
+
+    max_images: int = Field(64, ge=1)
+    """Most images in one multipart request."""
+
+    max_body_bytes: int = Field(64 << 20, ge=1)
+    """Largest multipart body accepted, in bytes."""
+
+    max_pixels: int = Field(25_000_000, ge=1)
+    """Largest image accepted, in pixels."""
+
+    max_aspect_ratio: float = Field(20.0, ge=1)
+    """Most elongated image accepted: longer by shorter side."""
+
+    max_queue_size: int = Field(4096, ge=1)
+    """Most views that wait for one model; more are refused with 503."""
+
+    timeout: float = Field(30.0, gt=0)
+    """Seconds until an unanswered request is given up with 504."""
+
+    drain_delay: float = Field(5.0, ge=0)
+    """Seconds between SIGTERM (not ready any more) and the end of listening, so that load balancers can notice."""
+
+    drain_timeout: float = Field(30.0, gt=0)
+    """Most seconds given to requests in flight once listening has ended."""
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(self.max_pixels, self.max_aspect_ratio)

@@ -1,0 +1,45 @@
+"""A real server on a free port for every test file that asks for one, and images to send to it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from fakes import write_colour_bundle
+from live import encode, serve
+from service.settings import Settings
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+"""Real weights and images that may not be published with the project; tests that need them are skipped elsewhere."""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared data folder (real weights and images) is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    write_colour_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(repository: Path) -> Iterator[httpx.Client]:
+    with serve(Settings(repository=repository, port=0, max_image_bytes=100_000, max_images=4)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[..., bytes]:
+    """An image of one colour, as a file."""
+
+    def make(colour: str = "red", size: tuple[int, int] = (8, 8), kind: str = "PNG") -> bytes:
+        return encode(Image.new("RGB", size, colour), kind)
+
+    return make

@@ -1,0 +1,259 @@
+"""The threads around the queue, against a device that stands still until the test lets it go."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from fakes import FakeBackend
+from service.engine.batcher import Batcher
+from service.engine.queue import Entry, Pixels, Scores
+from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
+from service.metrics import Metrics
+
+SHAPE = (1, 1, 3)
+SOON = 10.0
+"""Seconds after which a test gives up."""
+
+
+class GatedBackend(FakeBackend):
+    """Runs a batch for each `release`; `started` says that one is running."""
+
+    def __init__(self, **options: int | bool) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def run(self, images: Pixels) -> Scores:
+        self.started.release()
+        assert self.gate.acquire(timeout=SOON)
+        return super().run(images)
+
+    def release(self, batches: int) -> None:
+        self.gate.release(batches)
+
+
+def marked(rows: int, mark: int, **options: float) -> Entry:
+    """An entry whose views carry their own number, so that a score tells whose it is."""
+
+    def fill(pixels: Pixels) -> None:
+        pixels[:, 0, 0] = [[mark, row, 0] for row in range(rows)]
+
+    return Entry(rows, SHAPE, fill, **options)  # type: ignore[arg-type]
+
+
+def expected(rows: int, mark: int) -> list[list[int]]:
+    return [[mark, row, 0] for row in range(rows)]
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def start(metrics: Metrics) -> Iterator[Callable[..., Batcher]]:
+    batchers = []
+
+    def make(backend: FakeBackend, **options: object) -> Batcher:
+        batcher = Batcher(backend, metrics.of("model"), **{"max_queue_size": 100, **options})  # type: ignore[arg-type]
+        batchers.append(batcher)
+        return batcher
+
+    yield make
+    for batcher in batchers:
+        if isinstance(batcher._backend, GatedBackend):
+            batcher._backend.release(1000)
+        batcher.close(SOON)
+
+
+def dropped(metrics: Metrics, reason: str) -> float | None:
+    return metrics.registry.get_sample_value("multicrop_dropped_views_total", {"model": "model", "reason": reason})
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_scores_belong_to_their_submitter_whatever_the_batches(start: Callable[..., Batcher], lanes: int) -> None:
+    batcher = start(FakeBackend(max_batch_size=4, lanes=lanes), max_queue_size=10_000)
+    entries = [marked(rows=1 + mark % 11, mark=mark) for mark in range(200)]
+    for entry in entries:
+        batcher.submit(entry)
+    for mark, entry in enumerate(entries):
+        assert entry.future.result(SOON).tolist() == expected(entry.rows, mark)
+
+
+def test_two_lanes_serve_one_entry(start: Callable[..., Batcher]) -> None:
+    backend = GatedBackend(max_batch_size=2, lanes=2)
+    batcher = start(backend)
+    entry = marked(4, 7)
+    batcher.submit(entry)
+    for _ in range(2):  # both lanes run parts of it at once
+        assert backend.started.acquire(timeout=SOON)
+    backend.release(2)
+    assert entry.future.result(SOON).tolist() == expected(4, 7)
+
+
+def test_requests_gather_while_the_device_is_busy(start: Callable[..., Batcher]) -> None:
+    backend = GatedBackend(max_batch_size=8)
+    batcher = start(backend)
+    entries = [marked(1, mark) for mark in range(6)]
+    batcher.submit(entries[0])
+    assert backend.started.acquire(timeout=SOON)
+    for entry in entries[1:]:
+        batcher.submit(entry)
+    backend.release(2)
+    for entry in entries:
+        entry.future.result(SOON)
+    assert backend.batches == [1, 5]
+
+
+def test_a_bad_image_fails_its_own_entry_alone(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    backend = GatedBackend(max_batch_size=8)
+    batcher = start(backend)
+    first, second = marked(1, 1), marked(1, 2)
+
+    def broken(_: Pixels) -> None:
+        raise ValueError("no image")
+
+    bad = Entry(3, SHAPE, broken)
+    batcher.submit(first)
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(bad)
+    batcher.submit(second)
+    backend.release(2)
+    with pytest.raises(ValueError, match="no image"):
+        bad.future.result(SOON)
+    assert second.future.result(SOON).tolist() == expected(1, 2)
+    assert backend.batches == [1, 1]
+    assert batcher.waiting == 0
+    assert dropped(metrics, "failed") == 3
+
+
+def test_a_failed_run_fails_its_batch_and_the_lane_goes_on(
+    start: Callable[..., Batcher], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(FakeBackend):
+        def run(self, images: Pixels) -> Scores:
+            if images[0, 0, 0, 0] == 13:
+                raise RuntimeError("address 0xdeadbeef")
+            return super().run(images)
+
+    batcher = start(Failing())
+    bad, good = marked(1, 13), marked(1, 14)
+    batcher.submit(bad)
+    with pytest.raises(BackendError, match="try again") as failure:
+        bad.future.result(SOON)
+    assert "0xdeadbeef" not in str(failure.value)
+    assert "0xdeadbeef" in caplog.text
+    batcher.submit(good)
+    assert good.future.result(SOON).tolist() == expected(1, 14)
+
+
+def test_too_few_rows_are_an_error_and_no_shifted_answers(start: Callable[..., Batcher]) -> None:
+    class Short(FakeBackend):
+        def run(self, images: Pixels) -> Scores:
+            return super().run(images)[:-1]
+
+    entry = marked(3, 1)
+    start(Short()).submit(entry)
+    with pytest.raises(BackendError):
+        entry.future.result(SOON)
+
+
+def test_views_of_a_caller_who_left_are_never_run(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    backend = GatedBackend(max_batch_size=2)
+    batcher = start(backend)
+    first, left, last = marked(1, 1), marked(5, 2), marked(1, 3)
+    batcher.submit(first)
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(left)
+    batcher.submit(last)
+    assert left.future.cancel()
+    assert batcher.waiting == 1
+    backend.release(2)
+    assert last.future.result(SOON).tolist() == expected(1, 3)
+    assert backend.batches == [1, 1]
+    assert dropped(metrics, "cancelled") == 5
+
+
+def test_views_past_their_deadline_are_never_run(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    now = 0.0
+    backend = GatedBackend(max_batch_size=2)
+    batcher = start(backend, clock=lambda: now)
+    first, late, last = marked(1, 1), marked(4, 2, deadline=1.0), marked(1, 3, deadline=9.0)
+    batcher.submit(first)
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(late)
+    batcher.submit(last)
+    now = 2.0
+    backend.release(2)
+    with pytest.raises(DeadlineExceededError):
+        late.future.result(SOON)
+    assert last.future.result(SOON).tolist() == expected(1, 3)
+    assert backend.batches == [1, 1]
+    assert dropped(metrics, "deadline") == 4
+
+
+def test_a_full_queue_refuses_and_counts(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    backend = GatedBackend()
+    batcher = start(backend, max_queue_size=4)
+    batcher.submit(marked(1, 0))
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(marked(4, 1))
+    with pytest.raises(QueueFullError):
+        batcher.submit(marked(2, 2))
+    assert dropped(metrics, "queue_full") == 2
+
+
+def test_closing_runs_what_was_admitted_and_admits_nothing_more() -> None:
+    backend = GatedBackend(max_batch_size=2)
+    batcher = Batcher(backend, Metrics().of("model"), max_queue_size=100)
+    entries = [marked(3, mark) for mark in range(3)]
+    for entry in entries:
+        batcher.submit(entry)
+    closer = threading.Thread(target=batcher.close, args=(SOON,))
+    closer.start()
+    backend.release(10)
+    closer.join(SOON)
+    assert not closer.is_alive()
+    assert [entry.future.result(0).tolist() for entry in entries] == [expected(3, mark) for mark in range(3)]
+    with pytest.raises(ShuttingDownError):
+        batcher.submit(marked(1, 9))
+
+
+def test_a_pool_fills_ahead_where_the_backend_wants_it(start: Callable[..., Batcher]) -> None:
+    threads = []
+
+    def fill(pixels: Pixels) -> None:
+        threads.append(threading.current_thread().name)
+        pixels[:] = 5
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        batcher = start(FakeBackend(fills_ahead=True), pool=pool)
+        entry = Entry(2, SHAPE, fill)
+        batcher.submit(entry)
+        assert entry.future.result(SOON).tolist() == [[5, 5, 5]] * 2
+    assert threads == ["pool_0"]
+
+
+def test_stages_add_up(start: Callable[..., Batcher]) -> None:
+    """Queue, decode and compute are disjoint: together they are the time from submit to answer."""
+    now = 0.0
+
+    class Slow(FakeBackend):
+        def run(self, images: Pixels) -> Scores:
+            nonlocal now
+            now += 5.0
+            return super().run(images)
+
+    def fill(pixels: Pixels) -> None:
+        nonlocal now
+        now += 3.0
+        pixels[:] = 0
+
+    entry = Entry(1, SHAPE, fill)
+    start(Slow(), clock=lambda: now).submit(entry)
+    entry.future.result(SOON)
+    assert (entry.queue_seconds, entry.fill_seconds, entry.compute_seconds) == (0.0, 3.0, 5.0)
+    assert np.isclose(entry.taken_at, 0.0)

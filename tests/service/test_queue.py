@@ -1,0 +1,247 @@
+"""The state machine alone: no threads, no clock."""
+
+from math import inf
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.engine.queue import Batch, BatchQueue, Entry, State
+from service.errors import DeadlineExceededError, QueueFullError
+
+SHAPE = (1, 1, 1)
+
+
+def entry(rows: int, *, priority: int = 0, deadline: float = inf, shape: tuple[int, int, int] = SHAPE) -> Entry:
+    return Entry(rows, shape, fill=lambda _: None, priority=priority, deadline=deadline)
+
+
+def ready(queue: BatchQueue, *entries: Entry) -> None:
+    """Offers entries whose pixels are there already."""
+    for one in entries:
+        queue.offer(one, 0.0, filling=True)
+        queue.filled(one)
+
+
+def parts(batch: Batch | None) -> list[tuple[Entry, int, int]]:
+    assert batch is not None
+    return [(segment.entry, segment.start, segment.stop) for segment in batch.segments]
+
+
+def test_entries_share_a_batch() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100)
+    first, second = entry(3), entry(2)
+    ready(queue, first, second)
+    assert parts(queue.take(0.0)) == [(first, 0, 3), (second, 0, 2)]
+    assert queue.take(0.0) is None
+    assert queue.waiting == 0
+
+
+def test_a_large_entry_is_split_and_others_have_their_turn_between() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100, quantum=4)
+    large, small = entry(10), entry(1)
+    ready(queue, large, small)
+    assert parts(queue.take(0.0)) == [(large, 0, 4)]
+    assert parts(queue.take(0.0)) == [(small, 0, 1), (large, 4, 7)]
+    assert parts(queue.take(0.0)) == [(large, 7, 10)]
+
+
+def test_the_quantum_bounds_what_one_entry_gives_while_others_wait() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100, quantum=2)
+    large, small = entry(10), entry(1)
+    ready(queue, large, small)
+    assert parts(queue.take(0.0)) == [(large, 0, 7), (small, 0, 1)]
+    larger = entry(50)
+    ready(queue, larger, *(entry(1) for _ in range(6)))
+    assert [stop - start for _, start, stop in parts(queue.take(0.0))] == [2, 2, 1, 1, 1, 1]
+
+
+def test_a_higher_priority_is_taken_first_and_a_lower_one_fills_the_rest() -> None:
+    queue = BatchQueue(max_batch_size=3, max_queue_size=100)
+    low, high = entry(5), entry(2, priority=1)
+    ready(queue, low, high)
+    assert parts(queue.take(0.0)) == [(high, 0, 2), (low, 0, 1)]
+
+
+def test_different_shapes_never_share_a_batch() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100)
+    square, wide, other = entry(1), entry(1, shape=(1, 2, 1)), entry(1)
+    ready(queue, square, wide, other)
+    assert parts(queue.take(0.0)) == [(square, 0, 1), (other, 0, 1)]
+    assert parts(queue.take(0.0)) == [(wide, 0, 1)]
+
+
+def test_an_entry_that_a_lane_fills_is_taken_by_no_other_lane_until_it_is_filled() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=100)
+    one = entry(4)
+    queue.offer(one, 0.0)
+    batch = queue.take(0.0)
+    assert batch is not None
+    assert batch.to_fill() == [one]
+    assert queue.take(0.0) is None
+    queue.filled(one)
+    assert parts(queue.take(0.0)) == [(one, 2, 4)]
+
+
+def test_an_entry_that_a_pool_fills_is_not_taken_before() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=100)
+    one = entry(1)
+    queue.offer(one, 0.0, filling=True)
+    assert queue.take(0.0) is None
+    queue.filled(one)
+    assert parts(queue.take(0.0)) == [(one, 0, 1)]
+
+
+def test_a_full_queue_refuses_and_says_how_long_to_wait() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=4, lanes=2)
+    ready(queue, entry(2))
+    batch = queue.take(0.0)
+    assert batch is not None
+    queue.done(batch, 0.6)  # 0.3 s a view, two lanes
+    ready(queue, entry(4))
+    with pytest.raises(QueueFullError, match="4 views wait, at most 4") as refused:
+        queue.offer(entry(1), 0.0)
+    assert refused.value.retry_after == pytest.approx(4 * 0.3 / 2)
+
+
+def test_an_entry_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=4)
+    queue.offer(entry(9), 0.0)
+    assert queue.waiting == 9
+
+
+def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100)
+    ready(queue, entry(4))
+    batch = queue.take(0.0)
+    assert batch is not None
+    queue.done(batch, 4.0)  # 1 s a view
+    ready(queue, entry(3))
+    queue.offer(entry(1, deadline=3.5), 0.0)
+    with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
+        queue.offer(entry(1, deadline=3.5), 0.0)
+
+
+def test_a_deadline_already_past_is_its_own_error() -> None:
+    with pytest.raises(DeadlineExceededError):
+        BatchQueue(max_batch_size=1, max_queue_size=1).offer(entry(1, deadline=5.0), 5.0)
+
+
+def test_expired_entries_are_returned_once_and_never_taken() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100)
+    early, late = entry(2, deadline=1.0), entry(3, deadline=2.0)
+    ready(queue, late, early)
+    assert queue.next_deadline() == 1.0
+    assert queue.expire(1.0) == [early]
+    assert queue.expire(1.5) == []
+    assert queue.next_deadline() == 2.0
+    assert parts(queue.take(1.5)) == [(late, 0, 3)]
+
+
+def test_cancelling_frees_the_views_that_are_not_taken() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=100)
+    one = entry(5)
+    ready(queue, one)
+    batch = queue.take(0.0)
+    assert batch is not None
+    assert queue.cancel(one) == 3
+    assert queue.cancel(one) is None
+    assert queue.waiting == 0
+    assert queue.done(batch, 0.1) == []  # its last views finish, and nobody waits for them
+
+
+def test_an_entry_is_complete_when_its_last_view_is_scored_whatever_the_order() -> None:
+    queue = BatchQueue(max_batch_size=2, max_queue_size=100)
+    one = entry(4)
+    ready(queue, one)
+    first, second = queue.take(0.0), queue.take(0.0)
+    assert first is not None
+    assert second is not None
+    assert queue.done(second, 0.1) == []
+    assert queue.done(first, 0.1) == [one]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever the order of calls: each view is run once or dropped, batches are legal, the count of views is right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.queue = BatchQueue(max_batch_size=4, max_queue_size=40, lanes=2, quantum=3)
+        self.alive: list[Entry] = []
+        self.running: list[Batch] = []
+        self.runs: dict[Entry, list[int]] = {}
+        self.gone: set[Entry] = set()
+
+    @rule(
+        rows=st.integers(1, 12), priority=st.integers(0, 1), wide=st.booleans(), wait=st.sampled_from([0.5, 5.0, inf])
+    )
+    def offer(self, rows: int, priority: int, wide: bool, wait: float) -> None:
+        one = entry(rows, priority=priority, deadline=self.now + wait, shape=(1, 2 if wide else 1, 1))
+        before = self.queue.waiting
+        try:
+            self.queue.offer(one, self.now)
+        except QueueFullError:
+            assert before + rows > 40 or self.queue.predicted_wait() > wait
+        else:
+            self.alive.append(one)
+            self.runs[one] = []
+
+    @rule()
+    def take(self) -> None:
+        batch = self.queue.take(self.now)
+        if batch is None:
+            return
+        assert 1 <= batch.rows <= 4
+        assert len({segment.entry.shape for segment in batch.segments}) == 1
+        for segment in batch.segments:
+            assert segment.entry not in self.gone
+            assert segment.entry.deadline > self.now
+            self.runs[segment.entry] += range(segment.start, segment.stop)
+        self.running.append(batch)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.alive)
+    def fill(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.alive))
+        if one.state is State.FILLING:
+            one.pixels = np.zeros((one.rows, *one.shape), np.uint8)
+            self.queue.filled(one)
+
+    @rule(data=st.data(), seconds=st.floats(0.001, 0.1))
+    @precondition(lambda self: self.running)
+    def done(self, data: st.DataObject, seconds: float) -> None:
+        batch = data.draw(st.sampled_from(self.running))
+        self.running.remove(batch)
+        for one in self.queue.done(batch, seconds):
+            assert one not in self.gone
+            assert sorted(self.runs[one]) == list(range(one.rows))
+            self.alive.remove(one)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.alive)
+    def cancel(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.alive))
+        assert self.queue.cancel(one) == one.rows - len(self.runs[one])
+        self._drop(one)
+
+    @rule(seconds=st.floats(0.0, 2.0))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for one in self.queue.expire(self.now):
+            assert one.deadline <= self.now
+            self._drop(one)
+
+    def _drop(self, one: Entry) -> None:
+        self.gone.add(one)
+        self.alive.remove(one)
+
+    @invariant()
+    def counts(self) -> None:
+        assert self.queue.waiting == sum(one.rows - len(self.runs[one]) for one in self.alive)
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
