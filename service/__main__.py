@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import CliApp, CliSubCommand
+from pydantic_settings import CliApp, CliSubCommand, SettingsConfigDict
 
 from service.app import create_app
 from service.server import Server
@@ -15,6 +15,8 @@ from service.settings import Settings
 class Command(BaseModel):
     """Serve Multicrop bundles."""
 
+    model_config = SettingsConfigDict(cli_prog_name="multicrop-service")
+
     run: CliSubCommand[Settings]
 
 
@@ -22,9 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        command = CliApp.run(
-            Command, cli_args=list(sys.argv[1:] if argv is None else argv), cli_prog_name="multicrop-service"
-        )
+        command = CliApp.run(Command, cli_args=list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
         for problem in error.errors():
             print(f"multicrop-service: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)

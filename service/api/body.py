@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import BodyTooLargeError, MediaTypeError, MultipartError, TooManyImagesError
@@ -56,22 +56,29 @@ async def read_images(request: Request, body_limit: int, image_limit: int, most:
         MultipartError: not well-formed, cut short, another field, or no file.
     """
     body = await read(request, body_limit)
+    if not _is_complete(request, body):
+        raise MultipartError("the multipart body has no boundary, or ends before its last one; send it whole")
     parser = _Parser(request.headers, _once(body), max_files=most + 1, max_fields=1)
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, FormParserError, UnicodeDecodeError) as error:
         raise MultipartError(f"the multipart body is malformed, or has more than {most} files") from error
-    files = [value for key, value in form.multi_items() if key == FIELD and isinstance(value, UploadFile)]
-    if len(files) < len(form.multi_items()) or not files:
+    try:
+        return [await file.read() for file in _files(form, image_limit, most)]
+    finally:
+        await form.close()
+
+
+def _files(form: FormData, limit: int, most: int) -> list[UploadFile]:
+    items = form.multi_items()
+    files = [value for key, value in items if key == FIELD and isinstance(value, UploadFile)]
+    if len(files) < len(items) or not files:
         raise MultipartError(f"a multipart body takes files in the field {FIELD!r} and nothing else")
-    if not _is_complete(request, body):
-        raise MultipartError("the multipart body ends before its last boundary; send it whole")
     if len(files) > most:
         raise TooManyImagesError(f"more than {most} images in one request; send several requests")
-    images = [await file.read() for file in files]
-    if any(len(image) > image_limit for image in images):
-        raise _too_large(image_limit)
-    return images
+    if any((file.size or 0) > limit for file in files):
+        raise _too_large(limit)
+    return files
 
 
 class _Parser(MultiPartParser):
@@ -85,7 +92,7 @@ async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
 def _is_complete(request: Request, body: bytes) -> bool:
     """Whether the last boundary, which ends in two hyphens, is there; the parser would drop an unfinished part."""
     _, options = parse_options_header(request.headers["content-type"])
-    return b"--" + options[b"boundary"] + b"--" in body
+    return b"boundary" in options and b"--" + options[b"boundary"] + b"--" in body
 
 
 def _media_type(request: Request) -> str:

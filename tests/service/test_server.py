@@ -1,0 +1,134 @@
+"""The process: its command line, its environment, and how it ends."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from fakes import write_colour_bundle
+from live import encode
+from service.__main__ import main
+from service.settings import Settings
+
+PHOTO = encode(Image.linear_gradient("L").resize((4000, 3000)).convert("RGB"), "JPEG")
+"""A small file that takes long to decode."""
+
+
+@contextlib.contextmanager
+def process(repository: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A ready server process and its address."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "service", "run", "--repository", str(repository), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert started.stderr is not None
+    try:
+        lines = iter(started.stderr.readline, "")
+        address = next(found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line)))
+        reader = threading.Thread(target=lambda: list(lines))  # an unread pipe would block the server
+        reader.start()
+        while httpx.get(f"{address}/readyz").status_code != 200:
+            time.sleep(0.01)
+        yield started, address
+    finally:
+        started.kill()
+        started.wait()
+        reader.join()
+        started.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    write_colour_bundle(folder)
+    return folder
+
+
+def test_sigterm_loses_no_request_that_was_accepted(colours: Path) -> None:
+    with process(colours, MULTICROP_DRAIN_DELAY="0.5") as (server, address), httpx.Client(timeout=30) as client:
+        url = f"{address}/v1/models/colours:classify"
+        with ThreadPoolExecutor(16) as pool:
+            answers = [pool.submit(client.post, url, content=PHOTO) for _ in range(20)]
+            answers[0].result()
+            server.send_signal(signal.SIGTERM)
+            while client.get(f"{address}/readyz").status_code == 200:
+                time.sleep(0.001)
+            draining = client.post(url, content=PHOTO)
+            assert [answer.result().status_code for answer in answers] == [200] * 20
+        assert draining.status_code == 200
+        assert draining.headers["Connection"] == "close"
+        assert server.wait(10) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/livez")
+
+
+def test_sigint_does_not_wait_for_load_balancers(colours: Path) -> None:
+    with process(colours, MULTICROP_DRAIN_DELAY="60") as (server, _):
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+
+
+def test_a_second_signal_ends_the_drain(colours: Path) -> None:
+    with process(colours, MULTICROP_DRAIN_DELAY="60") as (server, address):
+        server.send_signal(signal.SIGTERM)
+        while httpx.get(f"{address}/readyz").status_code == 200:
+            time.sleep(0.001)
+        server.send_signal(signal.SIGTERM)
+        server.wait(10)
+
+
+def test_views_of_a_client_that_left_are_dropped(colours: Path) -> None:
+    """More work than can be done, and a client that hangs up: the queue empties without it."""
+    with process(colours) as (_, address):
+        url = f"{address}/v1/models/colours:classify"
+        files = [("images", ("a.jpg", PHOTO))] * 60
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, files=files, timeout=httpx.Timeout(10, read=0.3))
+        dropped = 0.0
+        end = time.monotonic() + 10
+        while not dropped and time.monotonic() < end:
+            found = re.search(r'dropped_views_total{.*"cancelled"} ([\d.]+)', httpx.get(f"{address}/metrics").text)
+            dropped = float(found[1]) if found else 0.0
+        assert dropped > 0
+        assert httpx.post(url, content=PHOTO).status_code == 200
+
+
+def test_every_setting_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTICROP_PORT", "1234")
+    monkeypatch.setenv("MULTICROP_PROVIDER", "cpu")
+    assert (Settings().port, Settings().provider) == (1234, "cpu")
+    assert Settings(port=5).port == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["run", "--repository", "/nowhere/at/all"], "no repository /nowhere/at/all"),
+        (["run", "--port", "70000"], "port: Input should be less than or equal to 65535"),
+        (["run", "--provider", "tpu"], "provider"),
+        ([], "multicrop-service run"),
+    ],
+    ids=["repository", "port", "provider", "nothing"],
+)
+def test_a_wrong_command_line_is_named_and_ends_with_2(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(argv)
+    except SystemExit as exit_:
+        status = int(str(exit_.code))
+    assert status == 2
+    assert said in capsys.readouterr().err
