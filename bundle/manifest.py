@@ -5,9 +5,9 @@ What the operator wants of a model, and what is learned of it later, lives besid
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from bundle.errors import BundleError
 from bundle.views import Size
@@ -35,6 +35,12 @@ class Input(Facts):
     resize: int = Field(ge=1)
     """The shorter side of the image before the crop, in pixels."""
     interpolation: Literal["bilinear"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.resize < max(self.height, self.width):
+            raise ValueError(f"a shorter side of {self.resize} is smaller than the input {self.width} x {self.height}")
+        return self
 
     @property
     def size(self) -> Size:
@@ -135,8 +141,12 @@ class Manifest(Facts):
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
         try:
-            return cls.model_validate_json(content)
+            manifest = cls.model_validate_json(content)
+            manifest.to_json()  # pydantic lets NaN into a JsonValue
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, problem["loc"])) or "the file"
             raise BundleError(f"manifest.json: {where}: {problem['msg']}; export the bundle again") from error
+        except ValueError as error:
+            raise BundleError("manifest.json: a number is not finite; export the bundle again") from error
+        return manifest

@@ -4,11 +4,13 @@ Written aside, flushed to the disk and renamed in one step, so that a reader see
 afterwards.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +65,9 @@ def open_bundle(repository: Path, name: str, version: int) -> Bundle:
         BundleError: naming what is missing, changed, or contradicts the manifest.
     """
     folder = repository / name / str(version)
+    for path in (folder.parent, folder):
+        if not stat.S_ISDIR(_mode(path)):
+            raise BundleError(f"{path.name} is a link or a file; a bundle lies in real folders of its repository")
     content = _read(folder / MANIFEST)
     manifest = Manifest.from_json(content)
     if missing := {MODEL, LABELS, GOLDEN} - manifest.files.keys():
@@ -86,7 +91,7 @@ def parse_labels(content: bytes, classes: int) -> tuple[str, ...]:
         BundleError: another number, not UTF-8, or an empty line.
     """
     try:
-        labels = tuple(content.decode().removesuffix("\n").split("\n"))
+        labels = tuple(content.decode("utf-8-sig").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise BundleError("the labels are not UTF-8; save them as UTF-8, one a line") from error
     labels = tuple(label.strip() for label in labels)
@@ -111,13 +116,17 @@ def write_bundle(
 
     Raises:
         BundleExistsError: the version asked for is there already.
+        BundleError: a name, file name or version that no reader would accept.
     """
     check_name(name)
+    if version is not None:
+        _check_version(version)
     if (repository / name).is_symlink():
         raise BundleError(f"{name} is a symbolic link in the repository; export into a real folder")
-    (repository / name).mkdir(parents=True, exist_ok=True)
+    repository.mkdir(parents=True, exist_ok=True)
     records = {file: FileRecord.of(content) for file, content in files.items()}
     content = manifest.model_copy(update={"files": records}).to_json()
+    Manifest.from_json(content)  # what is written can be read again
     aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=repository))
     try:
         for file, data in {**files, MANIFEST: content}.items():
@@ -131,33 +140,60 @@ def write_bundle(
 
 def _publish(aside: Path, repository: Path, name: str, version: int | None) -> Path:
     """Renaming onto a folder that holds something fails, so of two exporters of one version one wins."""
+    folder = repository / name
     while True:
-        number = version or max(versions(repository, name), default=0) + 1
-        target = repository / name / str(number)
+        folder.mkdir(exist_ok=True)
+        number = version or max(_taken(folder), default=0) + 1
+        target = folder / _check_version(number)
         try:
             aside.rename(target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # if it was made here, it is empty
                 raise
             if version is not None:
                 raise BundleExistsError(
                     f"{name} has a version {version}; leave --version out, or choose another"
                 ) from error
         else:
-            _flush(target.parent)
+            _flush(folder)
+            _flush(repository)
             return target
 
 
+def _taken(folder: Path) -> list[int]:
+    """Also by what is no bundle: a file or a dangling link of that name."""
+    return [int(entry.name) for entry in folder.iterdir() if _VERSION.fullmatch(entry.name)]
+
+
+def _check_version(version: int) -> str:
+    if not _VERSION.fullmatch(str(version)):
+        raise BundleError(f"{version} is no version; use a whole number from 1 to 999999999")
+    return str(version)
+
+
 def _read(path: Path) -> bytes:
+    if not stat.S_ISREG(_mode(path)):  # a link may lead anywhere, and reading a pipe would wait for ever
+        raise BundleError(f"{path.name} is a link or no file; a bundle holds plain files")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path.name} cannot be read; export the bundle again") from error
+        raise _unreadable(path) from error
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError as error:
+        raise _unreadable(path) from error
+
+
+def _unreadable(path: Path) -> BundleError:
+    return BundleError(f"{path.name} cannot be read; export the bundle again")
 
 
 def _verified(path: Path, record: FileRecord) -> bytes:
-    if path.is_symlink():
-        raise BundleError(f"{path.name} is a link; a bundle holds plain files")
     content = _read(path)
     if FileRecord.of(content) != record:
         raise BundleError(

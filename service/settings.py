@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(64 << 20, ge=1)
     """Largest multipart body accepted, in bytes."""
 
-    max_pixels: int = Field(25_000_000, ge=1)
+    max_pixels: int = Field(25_000_000, ge=1, le=178_956_970)  # Pillow itself refuses more
     """Largest image accepted, in pixels."""
 
     max_aspect_ratio: float = Field(20.0, ge=1)

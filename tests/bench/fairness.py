@@ -1,0 +1,137 @@
+"""What large requests cost the small ones: one-view and ten-view clients on a fake device of 5 ms a batch.
+
+    python tests/bench/fairness.py [--quantum 32 4 1] [--seconds 5] [--rounds 3]
+
+Closed loop, no HTTP: each client sends its next request when it has the answer. Prints a table and writes JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from fakes import FakeBackend
+from service.engine.batcher import Batcher
+from service.engine.queue import Entry, Pixels
+from service.metrics import Metrics
+
+DEVICE_SECONDS = 0.005
+MAX_BATCH_SIZE = 32
+SHAPE = (1, 1, 3)
+COLUMNS = {
+    "small": 5,
+    "large": 5,
+    "quantum": 7,
+    "fill": 6,
+    "small_p50_ms": 12,
+    "small_p99_ms": 12,
+    "large_p50_ms": 12,
+    "views_per_second": 16,
+}
+"""Of the table, with their widths: small and large are the clients that send 1 view and 10."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many clients send how many views."""
+
+    small: int
+    large: int
+    views: int = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    quantum: int
+    small: int
+    large: int
+    fill: float
+    """Mean views of a batch by the largest batch."""
+    small_p50_ms: float
+    small_p99_ms: float
+    large_p50_ms: float | None
+    views_per_second: float
+
+
+def blank(pixels: Pixels) -> None:
+    pixels[:] = 0
+
+
+async def client(batcher: Batcher, rows: int, end: float, seconds: list[float]) -> None:
+    while (started := time.monotonic()) < end:
+        entry = Entry(rows, SHAPE, blank)
+        batcher.submit(entry)
+        await asyncio.wrap_future(entry.future)
+        seconds.append(time.monotonic() - started)
+
+
+def measure(load: Load, quantum: int, duration: float) -> Result:
+    backend = FakeBackend(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE)
+    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=1_000_000, quantum=quantum)
+    small: list[float] = []
+    large: list[float] = []
+
+    async def everybody() -> None:
+        end = time.monotonic() + duration
+        ones = (client(batcher, 1, end, small) for _ in range(load.small))
+        others = (client(batcher, load.views, end, large) for _ in range(load.large))
+        await asyncio.gather(*ones, *others)
+
+    asyncio.run(everybody())
+    batcher.close(1.0)
+    return Result(
+        quantum=quantum,
+        small=load.small,
+        large=load.large,
+        fill=float(np.mean(backend.batches)) / MAX_BATCH_SIZE,
+        small_p50_ms=1000 * float(np.percentile(small, 50)),
+        small_p99_ms=1000 * float(np.percentile(small, 99)),
+        large_p50_ms=1000 * float(np.percentile(large, 50)) if large else None,
+        views_per_second=sum(backend.batches) / duration,
+    )
+
+
+def median(results: list[Result]) -> dict[str, float | None]:
+    """Field by field."""
+    columns = [asdict(result) for result in results]
+    return {
+        name: None if value is None else statistics.median(column[name] for column in columns)
+        for name, value in columns[0].items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quantum", type=int, nargs="+", default=[MAX_BATCH_SIZE, MAX_BATCH_SIZE // 8, 1])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=Path("build/fairness.json"))
+    options = parser.parse_args()
+    cases = [
+        (load, quantum)
+        for load in (Load(small=32, large=0), Load(small=64, large=0), Load(small=32, large=32))
+        for quantum in (options.quantum if load.large else [1])
+    ]
+    rounds = [[measure(load, quantum, options.seconds) for load, quantum in cases] for _ in range(options.rounds)]
+    results = [median(list(column)) for column in zip(*rounds, strict=True)]
+    print("  ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
+    for row in results:
+        print("  ".join(f"{_text(row[name]):>{width}}" for name, width in COLUMNS.items()))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(results, indent=1))
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()
