@@ -1,0 +1,1 @@
+"""Checkpoints in, verified bundles out: build, load, fold, freeze to ONNX, compare with torch, publish."""

@@ -1,0 +1,110 @@
+"""The command line: `multicrop-export freeze|train ...`.
+
+Progress goes to stderr, the bundle's folder and a summary to stdout. Exit status 1: it did not work; 2: asked wrongly.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSubCommand,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    get_subcommand,
+)
+
+from bundle.errors import BundleError
+from bundle.store import open_bundle
+from export.errors import ExportError
+from export.jobs import FreezeJob, TrainJob
+
+
+class Cli(BaseSettings):
+    """Turns a CNN checkpoint into a verified ONNX bundle."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="multicrop-export",
+        cli_enforce_required=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_kebab_case=True,
+    )
+
+    freeze: CliSubCommand[FreezeJob]
+    train: CliSubCommand[TrainJob]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 likewise
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 likewise
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line alone: a variable of the environment that happens to be called `train` means nothing."""
+        return (init_settings,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: without the program's name; the process's own when None.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        cli = CliApp.run(Cli, cli_args=sys.argv[1:] if argv is None else list(argv))
+        job = get_subcommand(cli, is_required=False)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            option = ".".join(map(str, problem["loc"][1:])) or "command"
+            print(f"multicrop-export: {option}: {problem['msg']}", file=sys.stderr)
+        return 2
+    if not isinstance(job, FreezeJob | TrainJob):
+        print("multicrop-export: say what to do, freeze or train; --help shows how", file=sys.stderr)
+        return 2
+    _show_progress()
+    try:
+        folder = _run(job)
+    except (ExportError, BundleError, OSError) as error:
+        print(f"multicrop-export: {error}", file=sys.stderr)
+        return 1
+    print(_summary(folder))
+    return 0
+
+
+def _run(job: FreezeJob | TrainJob) -> Path:
+    from export import pipeline  # noqa: PLC0415 torch takes seconds to import, and --help does not need it
+
+    return pipeline.train(job) if isinstance(job, TrainJob) else pipeline.freeze(job)
+
+
+def _show_progress() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("export").setLevel(logging.INFO)
+
+
+def _summary(folder: Path) -> str:
+    bundle = open_bundle(folder.parent.parent, folder.parent.name, int(folder.name))
+    manifest = bundle.manifest
+    worst = max(case.max_rel for case in manifest.parity.cases)
+    lines = [
+        str(folder),
+        f"parity {worst:.1e} ({manifest.parity.tolerance:.0e} allowed), {manifest.folding.layers} BatchNorm folded",
+        f"sha256:{bundle.digest}",
+    ]
+    scores = (f"{e.views} {e.top1}/{e.images} = {e.top1 / e.images:.2%}" for e in manifest.evaluations)
+    lines[2] += "".join(f", {score}" for score in scores)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

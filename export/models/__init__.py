@@ -1,0 +1,1 @@
+"""The networks: one family to a file. They know nothing of downloads, preprocessing or export."""

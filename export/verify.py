@@ -1,0 +1,132 @@
+"""The comparison of the frozen graph with torch, on real pixels, as data."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import nn
+
+from bundle.golden import TOLERANCE, Golden
+from bundle.manifest import Input, Parity, ParityCase
+from bundle.preprocess import Pixels, render
+from bundle.views import Box, Size, View, center, shorter_side
+from export.errors import GraphError, ParityError
+
+BATCHES = (1, 2, 7, 32)
+
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")
+"""scikit-learn's."""
+
+
+def sample_images(count: int, size: Size, channels: int, seed: int = 0) -> Pixels:
+    """Images to try a network on: uint8 [count, height, width, channels], the same for the same arguments.
+
+    The first two are the centres of two photographs, then come random crops of them at random scales; every fourth
+    is noise.
+    """
+    generator = np.random.default_rng(seed)
+    images = np.empty((count, size.height, size.width, channels), np.uint8)
+    for index in range(count):
+        photograph = _photograph(PHOTOGRAPHS[index % 2], channels)
+        view = _view(photograph, size, None if index < len(PHOTOGRAPHS) else generator)
+        render(photograph, [view], images[index : index + 1])
+        if index % 4 == 3:  # noqa: PLR2004 every fourth
+            images[index] = generator.integers(0, 256, images[index].shape, np.uint8)
+    return images
+
+
+def parity_samples(wanted: Input) -> list[Pixels]:
+    """One array for each case of the comparison: four batch sizes, and another shape where the network takes it."""
+    images = sample_images(max(BATCHES), wanted.size, wanted.channels)
+    cases = [images[:batch] for batch in BATCHES]
+    if wanted.dynamic:
+        odd = Size(wanted.width * 5 // 4 + 1, wanted.height * 9 // 8 + 1)
+        cases.append(sample_images(2, odd, wanted.channels))
+    return cases
+
+
+def open_session(model: bytes) -> onnxruntime.InferenceSession:
+    """The graph on ONNX Runtime's CPU provider, on all cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = os.cpu_count() or 1
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise GraphError(f"ONNX Runtime does not take the graph: {error}") from error
+
+
+def run(session: onnxruntime.InferenceSession, images: Pixels) -> npt.NDArray[np.float32]:
+    """The logits [n, classes]."""
+    logits: npt.NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    return logits
+
+
+def compare(reference: nn.Module, model: bytes, samples: Sequence[Pixels], tolerance: float) -> Parity:
+    """Compares the logits of the graph with those of torch.
+
+    Args:
+        reference: takes uint8 NHWC and returns (logits, probabilities), as `export.graph.Normalize` does.
+        model: the graph's bytes.
+        samples: one array for each case.
+        tolerance: the bound on `max_rel`; only `require` asks for it.
+    """
+    session = open_session(model)
+    cases = tuple(_compare(ask(reference, images), run(session, images), images) for images in samples)
+    return Parity(tolerance=tolerance, cases=cases)
+
+
+def require(parity: Parity) -> None:
+    """Raises `ParityError` unless every case is within the tolerance."""
+    if not all(case.max_rel <= parity.tolerance for case in parity.cases):
+        raise ParityError(parity)
+
+
+def golden(reference: nn.Module, wanted: Input) -> Golden:
+    """Four images with torch's logits: both photographs, a crop, noise."""
+    images = sample_images(4, wanted.size, wanted.channels, seed=1)
+    return Golden(images, ask(reference, images), dict(TOLERANCE))
+
+
+def ask(reference: nn.Module, images: Pixels) -> npt.NDArray[np.float32]:
+    """Torch's logits [n, classes]."""
+    with torch.inference_mode():
+        logits: npt.NDArray[np.float32] = reference(torch.from_numpy(images))[0].numpy()
+    return logits
+
+
+def _compare(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32], images: Pixels) -> ParityCase:
+    batch, height, width, _ = images.shape
+    difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    if not (np.isfinite(difference) and largest > 0):
+        raise GraphError(f"logits are zero or not finite at batch {batch}, {height} x {width}; check the weights")
+    return ParityCase(
+        batch=batch,
+        height=height,
+        width=width,
+        max_abs=difference,
+        max_rel=difference / largest,
+        top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
+    )
+
+
+@cache
+def _photograph(name: str, channels: int) -> Image.Image:
+    image = Image.fromarray(load_sample_image(name))
+    return image.convert("L") if channels == 1 else image
+
+
+def _view(image: Image.Image, size: Size, generator: np.random.Generator | None) -> View:
+    """The centre of the image, or a random crop of it at a random scale."""
+    whole, shorter = Size(*image.size), max(size)
+    if generator is None:
+        return center(whole, size, shorter).views[0]
+    resized = shorter_side(whole, round(shorter * generator.uniform(1.0, 2.5)))
+    left = int(generator.integers(0, resized.width - size.width + 1))
+    top = int(generator.integers(0, resized.height - size.height + 1))
+    return View(resized, Box(left, top, *size), size, mirrored=bool(generator.integers(0, 2)))

@@ -1,0 +1,86 @@
+"""The command line: results on stdout, one clear line for each error, no traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from bundle.store import open_bundle
+from export.__main__ import main
+
+
+def test_freeze_prints_the_folder_and_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(
+        ["freeze", "lenet5", "--weights", "random:0", "--repository", str(tmp_path), "--name", "mine", "--version", "3"]
+    )
+    folder, parity, digest = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert Path(folder) == tmp_path / "mine" / "3"
+    assert "0 BatchNorm folded" in parity
+    assert digest == f"sha256:{open_bundle(tmp_path, 'mine', 3).digest}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("freeze resnet21 --weights random:0", "there is no network 'resnet21'; choose one of lenet5, "),
+        ("freeze resnet20 --weights absent.pth", "absent.pth cannot be read; check the path given with --weights"),
+        (
+            "freeze resnet20 --weights random:0 --labels absent.txt",
+            "absent.txt cannot be read; check the path given with --labels",
+        ),
+        ("freeze resnet20 --weights random:0 --name ..", "'..' is no model name"),
+        ("train resnet20 --data digits", "resnet20 is no network for the digits"),
+    ],
+)
+def test_what_does_not_work_is_one_line_and_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, line: str
+) -> None:
+    assert main([*arguments.split(), "--repository", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith(f"multicrop-export: {line}")
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "say what to do, freeze or train"),
+        (
+            ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--version", "0"],
+            "version: Input should be",
+        ),
+        (["train", "lenet5", "--data", "mnist", "--repository", "r"], "data: Input should be 'digits'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"multicrop-export: {line}")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["--weights", "--repository"])
+def test_required_options_are_asked_for(capsys: pytest.CaptureFixture[str], missing: str) -> None:
+    given = {"--weights": "random:0", "--repository": "r"}
+    del given[missing]
+    with pytest.raises(SystemExit, match="2"):
+        main(["freeze", "lenet5", *(part for option in given.items() for part in option)])
+    assert missing in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["freeze", "--help"])
+    assert "the folder of all bundles" in capsys.readouterr().out
+
+
+def test_the_environment_is_not_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("train", '{"network": "lenet5", "data": "digits", "repository": "r"}')
+    assert main([]) == 2
+    assert "say what to do" in capsys.readouterr().err
