@@ -32,6 +32,7 @@ COLUMNS = {
     "quantum": 7,
     "fill": 6,
     "small_p50_ms": 12,
+    "small_p95_ms": 12,
     "small_p99_ms": 12,
     "large_p50_ms": 12,
     "views_per_second": 16,
@@ -56,6 +57,7 @@ class Result:
     fill: float
     """Mean views of a batch by the largest batch."""
     small_p50_ms: float
+    small_p95_ms: float
     small_p99_ms: float
     large_p50_ms: float | None
     views_per_second: float
@@ -93,6 +95,7 @@ def measure(load: Load, quantum: int, duration: float) -> Result:
         large=load.large,
         fill=float(np.mean(backend.batches)) / MAX_BATCH_SIZE,
         small_p50_ms=1000 * float(np.percentile(small, 50)),
+        small_p95_ms=1000 * float(np.percentile(small, 95)),
         small_p99_ms=1000 * float(np.percentile(small, 99)),
         large_p50_ms=1000 * float(np.percentile(large, 50)) if large else None,
         views_per_second=sum(backend.batches) / duration,
