@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--repository", type=Path, default=Path("models"), help="folder of the bundles")
     parser.add_argument("--once", action="store_true", help="end after the table")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends with us
     if not store.versions(options.repository, MODEL):
         command = ["-m", "export", "train", MODEL, "--data", "digits", "--repository", str(options.repository)]
         subprocess.run([sys.executable, *command], check=True)

@@ -1,13 +1,20 @@
 """What the documentation promises is what the code has."""
 
+import json
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from prometheus_client import Metric
 from pydantic_settings import CliApp
 
 from export.__main__ import Cli
+from fakes import write_colour_bundle
+from live import encode, serve
 from service.__main__ import Command
 from service.api.errors import STATUS
 from service.metrics import Metrics
@@ -85,3 +92,16 @@ def test_scripts_exist(path: str) -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake (\w+)", text("README.md")))))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_of_the_readme_is_answered(tmp_path: Path) -> None:
+    """With curl itself, whose default content type is a form's."""
+    write_colour_bundle(tmp_path, "cats")
+    found = re.search(r"^(curl .*/v1/models/cats:classify\S*)$", text("README.md"), re.MULTILINE)
+    assert found
+    (tmp_path / "cat.jpg").write_bytes(encode(Image.new("RGB", (20, 10), "blue"), "JPEG"))
+    with serve(Settings(repository=tmp_path, port=0)) as client:
+        command = found[1].replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+        answer = subprocess.run(shlex.split(f"{command} --silent"), cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(answer.stdout)["predictions"][0]["label"] == "blue"
