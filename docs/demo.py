@@ -85,4 +85,5 @@ def ask(client: httpx.Client) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
