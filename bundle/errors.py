@@ -19,7 +19,8 @@ class ImageFormatError(ImageError):
 class BadImageError(ImageError):
     """The format is allowed, this file of it is not usable.
 
-    `code` is one of image_empty, image_decode_failed, image_truncated, image_too_large, image_aspect_ratio.
+    `code` is one of image_empty, image_decode_failed, image_truncated, image_too_large, image_aspect_ratio,
+    image_too_complex.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -37,6 +37,15 @@ class Golden:
         except Exception as error:
             raise BundleError("golden.npz is not readable; export the bundle again") from error
 
+    def require_fit(self, shape: tuple[int, int, int], classes: int) -> None:
+        """Raises BundleError unless this is of a network with that input (height, width, channels) and classes."""
+        if self.images.dtype != np.uint8 or self.images.shape[1:] != shape or not len(self.images):
+            raise BundleError(f"golden.npz: the images are {self.images.shape}, the network takes {shape}")
+        if self.logits.shape != (len(self.images), classes) or not np.isfinite(self.logits).all():
+            raise BundleError(f"golden.npz: the answers are not {len(self.images)} times {classes} finite numbers")
+        if self.tolerance.keys() != TOLERANCE.keys() or not all(0 < bound < 1 for bound in self.tolerance.values()):
+            raise BundleError("golden.npz: the tolerances are not numbers between 0 and 1 for cpu and cuda")
+
     def check(self, logits: npt.NDArray[np.float32], provider: str) -> float:
         """The largest |difference| by the largest |logit|.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from bundle.errors import BundleError
+from bundle.preprocess import Interpolation
 from bundle.views import Size
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -34,7 +35,7 @@ class Input(Facts):
     """Whether the graph also takes other heights and widths (a dense form)."""
     resize: int = Field(ge=1)
     """The shorter side of the image before the crop, in pixels."""
-    interpolation: Literal["bilinear"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -50,11 +51,11 @@ class Input(Facts):
 class Source(Facts):
     """Where the weights came from."""
 
-    kind: Literal["file", "random", "trained"]
+    kind: Literal["file", "random", "trained", "module"]
     name: str
-    """The file's name without its folders, "random:SEED", or the data that it was trained on."""
+    """The file's name without its folders, "random:SEED", the data that it was trained on, or module:factory."""
     sha256: Sha256 | None = None
-    """Of the file."""
+    """Of the file; of the weights that a factory put into its network."""
     recipe: dict[str, JsonValue] = {}
     """Of a trained network: data split, seed, optimiser, the epoch chosen and why."""
 
@@ -89,6 +90,8 @@ class Parity(Facts):
     tolerance: float = Field(gt=0)
     """The bound on `max_rel`."""
     cases: tuple[ParityCase, ...]
+    images: int = Field(default=0, ge=0)
+    """Of the user's own, among those compared."""
 
 
 class Evaluation(Facts):

@@ -1,26 +1,32 @@
 """Bytes to pixels to rows: decode, orient, resize, crop, mirror. All geometry is done here, on uint8.
 
-The truth is "resize the whole image with Pillow's antialiased bilinear filter, then crop". `render` computes only the
-pixels that the views show, which differs from it by at most one level (tests/bundle/test_preprocess.py).
+The truth is "resize the whole image with Pillow's antialiased filter, then crop". Of bilinear, `render` computes
+only the pixels that the views show, which differs from it by at most one level (tests/bundle/test_preprocess.py).
 """
 
 import io
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bundle.errors import BadImageError, ImageFormatError
+from bundle.gate import check_structure
 from bundle.views import Box, Size, View
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The only readers that are ever asked; Pillow's rarer ones have had memory bugs."""
 
 Pixels = npt.NDArray[np.uint8]
+
+Interpolation = Literal["bilinear", "bicubic"]
+"""Pillow's antialiased filters."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Its remarks on odd metadata: what a stranger's file means must not depend on filters, nor its text fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -77,26 +83,30 @@ def decode(data: bytes, channels: int, limits: ImageLimits) -> Image.Image:
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def render(image: Image.Image, views: Iterable[View], rows: Pixels) -> None:
+def render(image: Image.Image, views: Iterable[View], rows: Pixels, interpolation: Interpolation = "bilinear") -> None:
     """Draws each view into its row.
 
     Args:
         image: upright, mode RGB or L.
         views: as many as there are rows.
         rows: uint8 [views, height, width, channels], written in place; height and width are the views' output size.
+        interpolation: of the resize.
     """
+    resample = _FILTERS[interpolation]
     numbered: dict[Size, list[tuple[int, View]]] = {}
     for index, view in enumerate(views):
         numbered.setdefault(view.resized, []).append((index, view))
     for resized, group in numbered.items():
-        window = _columns(resized, [view.box for _, view in group])
-        region = _resize_window(image, resized, window)
+        window = Box(0, 0, *resized)
+        if interpolation == "bilinear":  # a cut of bicubic moves a few values by two levels
+            window = _columns(resized, [view.box for _, view in group])
+        region = _resize_window(image, resized, window, resample)
         for index, view in group:
             box = view.box
             left, top = box.left - window.left, box.top - window.top
             cut = region.crop((left, top, left + box.width, top + box.height))
             if cut.size != view.size:
-                cut = cut.resize(view.size, Image.Resampling.BILINEAR)
+                cut = cut.resize(view.size, resample)
             pixels = np.asarray(cut).reshape(rows.shape[1:])
             rows[index] = pixels[:, ::-1] if view.mirrored else pixels
 
@@ -104,6 +114,7 @@ def render(image: Image.Image, views: Iterable[View], rows: Pixels) -> None:
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         raise BadImageError("image_empty", "the image has no bytes; send a JPEG, PNG or WebP file")
+    check_structure(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -169,8 +180,7 @@ def _upright_size(image: Image.Image) -> Size:
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
-        levels = np.asarray(image).astype(np.float64) * (255 / 65535)
-        return Image.fromarray(np.rint(levels).astype(np.uint8)).convert(mode)
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     if image.has_transparency_data:
         opaque = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(opaque, image.convert("RGBA"))
@@ -189,9 +199,9 @@ def _columns(resized: Size, boxes: Sequence[Box]) -> Box:
     return Box(left, 0, right - left, resized.height)
 
 
-def _resize_window(image: Image.Image, resized: Size, window: Box) -> Image.Image:
+def _resize_window(image: Image.Image, resized: Size, window: Box, resample: Image.Resampling) -> Image.Image:
     """What `image.resize(resized).crop(window)` shows, computed for the window alone."""
     x, y = image.width / resized.width, image.height / resized.height
     right, bottom = window.left + window.width, window.top + window.height
     source = (window.left * x, window.top * y, min(right * x, image.width), min(bottom * y, image.height))
-    return image.resize((window.width, window.height), Image.Resampling.BILINEAR, box=source)
+    return image.resize((window.width, window.height), resample, box=source)

@@ -73,14 +73,18 @@ def open_bundle(repository: Path, name: str, version: int) -> Bundle:
     if missing := {MODEL, LABELS, GOLDEN} - manifest.files.keys():
         raise BundleError(f"manifest.json names no {', '.join(sorted(missing))}; export the bundle again")
     files = {file: _verified(folder / file, record) for file, record in manifest.files.items()}
+    labels = parse_labels(files[LABELS], manifest.classes)
+    golden = Golden.from_bytes(files[GOLDEN])
+    size = manifest.input
+    golden.require_fit((size.height, size.width, size.channels), manifest.classes)
     return Bundle(
         name=name,
         version=version,
         digest=hashlib.sha256(content).hexdigest(),
         manifest=manifest,
         model=files[MODEL],
-        labels=parse_labels(files[LABELS], manifest.classes),
-        golden=Golden.from_bytes(files[GOLDEN]),
+        labels=labels,
+        golden=golden,
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,9 +31,11 @@ def main() -> int:
     if not store.versions(options.repository, MODEL):
         command = ["-m", "export", "train", MODEL, "--data", "digits", "--repository", str(options.repository)]
         subprocess.run([sys.executable, *command], check=True)
+    if is_taken():
+        print(f"something else answers on {ADDRESS}; end it first", file=sys.stderr)
+        return 1
     with serve(options.repository) as server, httpx.Client(base_url=ADDRESS, timeout=30) as client:
         if not wait_until_ready(server, client):
-            print(f"the server did not start on {ADDRESS}; is the port taken?", file=sys.stderr)
             return 1
         complete = ask(client)
         if not options.once:
@@ -53,6 +56,12 @@ def serve(repository: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         server.terminate()
         server.wait()
+
+
+def is_taken() -> bool:
+    host, port = ADDRESS.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], client: httpx.Client) -> bool:

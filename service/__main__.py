@@ -15,7 +15,7 @@ from service.settings import Settings
 class Command(BaseModel):
     """Serve Multicrop bundles."""
 
-    model_config = SettingsConfigDict(cli_prog_name="multicrop-service")
+    model_config = SettingsConfigDict(cli_prog_name="multicrop-service", env_prefix="MULTICROP_COMMAND_")
 
     run: CliSubCommand[Settings]
 

@@ -1,5 +1,6 @@
 """The application: settings in, routes out."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -22,7 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         registry.start()
         yield
-        registry.close()
+        await asyncio.to_thread(registry.close)
 
     app = FastAPI(
         title="Multicrop",

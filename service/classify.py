@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from pydantic import BaseModel, Field
 
 from bundle.aggregate import Average, average, top_k
 from bundle.preprocess import ImageLimits, Pixels, decode, probe, render
+from bundle.views import ViewPlan
 from service.engine.queue import Entry
 from service.errors import DeadlineExceededError, InvalidParameterError
 from service.model import ServedModel
@@ -85,17 +87,13 @@ async def classify(
     """
     started = time.monotonic()
     check_options(model, plan, k)
-    size = await asyncio.to_thread(probe, image, limits)
-    views = model.plan(plan, size)
-    distinct = views.distinct()
-
-    def fill(rows: Pixels) -> None:
-        render(decode(image, model.manifest.input.channels, limits), distinct, rows)
-
-    entry = Entry(len(distinct), model.shape, fill, deadline=started + timeout)
-    model.batcher.submit(entry)
     try:
-        async with asyncio.timeout_at(_loop_time(entry.deadline)):
+        async with asyncio.timeout(timeout):
+            size = await asyncio.to_thread(probe, image, limits)
+            views = model.plan(plan, size)
+            distinct = views.distinct()
+            entry = Entry(len(distinct), model.shape, _draw(model, image, distinct, limits), started + timeout)
+            model.batcher.submit(entry)
             logits = await asyncio.wrap_future(entry.future)
     except TimeoutError as error:
         raise DeadlineExceededError(f"no answer within {timeout:g} s; send fewer views, or later") from error
@@ -131,9 +129,13 @@ def check_options(model: ServedModel, plan: str, k: int) -> None:
         raise InvalidParameterError(f"top_k is {k}; {model.name} has {len(model.labels)} classes")
 
 
-def _loop_time(deadline: float) -> float:
-    """The event loop's clock for a moment of the engine's (they may be two)."""
-    return asyncio.get_running_loop().time() + deadline - time.monotonic()
+def _draw(model: ServedModel, image: bytes, views: ViewPlan, limits: ImageLimits) -> Callable[[Pixels], None]:
+    wanted = model.manifest.input
+
+    def fill(rows: Pixels) -> None:
+        render(decode(image, wanted.channels, limits), views, rows, wanted.interpolation)
+
+    return fill
 
 
 def _milliseconds(seconds: float) -> float:

@@ -32,7 +32,7 @@ class Metrics:
         self._waiting = Gauge("multicrop_queue_views", "Views that wait.", ["model"], registry=self.registry)
         self._dropped = Counter(
             "multicrop_dropped_views",
-            "Views that were not run: queue_full, deadline, cancelled, failed.",
+            "Views that got no answer: queue_full, deadline, cancelled, failed.",
             ["model", "reason"],
             registry=self.registry,
         )
@@ -56,6 +56,7 @@ class ModelMetrics:
         self._dropped = {reason: dropped.labels(model, reason) for reason in reasons}
         self._batch = metrics._batch.labels(model)  # noqa: SLF001
         self._waiting = metrics._waiting.labels(model)  # noqa: SLF001
+        self._reported = 0
 
     def stage(self, name: str, seconds: float) -> None:
         self._stages[name].observe(seconds)
@@ -64,7 +65,9 @@ class ModelMetrics:
         self._batch.observe(views)
 
     def waiting(self, views: int) -> None:
-        self._waiting.set(views)
+        """Moves the gauge, which all versions of the model share, by what has changed here."""
+        self._waiting.inc(views - self._reported)
+        self._reported = views
 
     def dropped(self, reason: str, views: int) -> None:
         self._dropped[reason].inc(views)

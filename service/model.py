@@ -67,9 +67,17 @@ def load_model(
     manifest = bundle.manifest
     shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
     backend = open_backend(bundle.model, manifest.macs, provider, shape)
-    images = bundle.golden.images
-    answers = [backend.run(images[row : row + 1]) for row in range(len(images))]
-    error = bundle.golden.check(np.concatenate(answers), backend.provider)
+    error = max(_check_golden(backend, bundle, size) for size in {1, backend.max_batch_size})
     logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, backend.provider, error)
     batcher = Batcher(backend, metrics.of(bundle.name), max_queue_size=max_queue_size, pool=pool)
     return ServedModel(bundle, backend, batcher)
+
+
+def _check_golden(backend: Backend, bundle: Bundle, batch_size: int) -> float:
+    """The error of the golden answers, asked in batches of that size, filled up with repetitions."""
+    golden = bundle.golden
+    count = len(golden.images)
+    rows = np.resize(np.arange(count), max(count, batch_size))
+    batches = [golden.images[rows[start : start + batch_size]] for start in range(0, count, batch_size)]
+    answers = np.concatenate([backend.run(batch) for batch in batches])
+    return golden.check(answers[:count], backend.provider)

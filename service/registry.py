@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,9 @@ from service.model import ServedModel, load_model
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""For a batch, or the loading of a model, to come to its end."""
 
 State = Literal["LOADING", "READY", "UNAVAILABLE"]
 
@@ -59,18 +63,28 @@ class ModelRegistry:
                 f"there is no repository {repository}; export a model there, or name another folder"
             )
         for name in store.names(repository):
-            self._versions[name] = dict.fromkeys(store.versions(repository, name), Version("LOADING"))
+            try:
+                self._versions[name] = dict.fromkeys(store.versions(repository, name), Version("LOADING"))
+            except OSError as error:
+                logger.error("%s cannot be read: %s", name, error)  # noqa: TRY400 the reason is enough
         self._loader.start()
 
     def close(self) -> None:
-        """Runs what was admitted, then frees the models."""
+        """Ends the threads, or leaves them after `CLOSE_SECONDS`: nobody waits for an answer any more."""
+        end = time.monotonic() + CLOSE_SECONDS
         self._closing.set()
-        self._loader.join()
-        for versions in self._versions.values():
-            for version in versions.values():
-                if version.model:
-                    version.model.batcher.close(self._settings.drain_timeout)
-        self._pool.shutdown()
+        self._loader.join(CLOSE_SECONDS)
+        batchers = [
+            version.model.batcher
+            for versions in self._versions.values()
+            for version in versions.values()
+            if version.model
+        ]
+        for batcher in batchers:
+            batcher.stop()
+        for batcher in batchers:
+            batcher.close(max(0.0, end - time.monotonic()))
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def index(self) -> dict[str, dict[int, Version]]:
         """Every version of every model, the oldest first."""

@@ -1,6 +1,7 @@
 """uvicorn, with a shutdown that loses nothing."""
 
 import asyncio
+import os
 import signal
 from types import FrameType
 
@@ -37,8 +38,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 the signature is uvicorn's
         if self._app.state.draining or self._loop is None:
-            self.should_exit = self.force_exit = True
-            return
+            os._exit(128 + sig)  # threads may be deep in a decoder, which nothing gentler ends
         self._app.state.draining = True
         delay = self._drain_delay if sig == signal.SIGTERM else 0.0
         self._loop.call_soon_threadsafe(self._loop.call_later, delay, self._stop)

@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     """Most elongated image accepted: longer by shorter side."""
 
     max_queue_size: int = Field(4096, ge=1)
-    """Most views that wait for one model; more are refused with 503."""
+    """Most views that wait for one version of a model; more are refused with 503."""
 
     timeout: float = Field(30.0, gt=0)
     """Seconds until an unanswered request is given up with 504."""

@@ -11,6 +11,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from service.errors import BodyTooLargeError, MediaTypeError, MultipartError, TooManyImagesError
 
 FIELD = "images"
+MAX_EPILOGUE = 256
+"""Bytes after the last boundary of a multipart body."""
 
 
 def is_multipart(request: Request) -> bool:
@@ -35,16 +37,7 @@ async def read(request: Request, limit: int) -> bytes:
     Raises:
         BodyTooLargeError: more than `limit` bytes, noticed before they are read where the client announces them.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return b"".join([chunk async for chunk in _chunks(request, limit)])
 
 
 async def read_images(request: Request, body_limit: int, image_limit: int, most: int) -> list[bytes]:
@@ -55,13 +48,14 @@ async def read_images(request: Request, body_limit: int, image_limit: int, most:
         TooManyImagesError: more than `most` files.
         MultipartError: not well-formed, cut short, another field, or no file.
     """
-    body = await read(request, body_limit)
-    if not _is_complete(request, body):
-        raise MultipartError("the multipart body has no boundary, or ends before its last one; send it whole")
-    parser = _Parser(request.headers, _once(body), max_files=most + 1, max_fields=1)
+    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
+    if not boundary:
+        raise MultipartError("the content type of the multipart body names no boundary")
+    chunks = _until(b"--" + boundary + b"--", _chunks(request, body_limit))
+    parser = _Parser(request.headers, chunks, max_files=most + 1, max_fields=1)
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError, UnicodeDecodeError) as error:
+    except (MultiPartException, FormParserError, UnicodeError) as error:
         raise MultipartError(f"the multipart body is malformed, or has more than {most} files") from error
     try:
         return [await file.read() for file in _files(form, image_limit, most)]
@@ -82,17 +76,29 @@ def _files(form: FormData, limit: int, most: int) -> list[UploadFile]:
 
 
 class _Parser(MultiPartParser):
-    spool_max_size = 1 << 62  # the body is in memory already and its size was checked: nothing goes to the disk
+    spool_max_size = 1 << 62  # the size of the body is bounded: nothing goes to the disk
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
+async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_large(limit)
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        yield chunk
 
 
-def _is_complete(request: Request, body: bytes) -> bool:
-    """Whether the last boundary, which ends in two hyphens, is there; the parser would drop an unfinished part."""
-    _, options = parse_options_header(request.headers["content-type"])
-    return b"boundary" in options and b"--" + options[b"boundary"] + b"--" in body
+async def _until(end: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The chunks; an error when `end` is not among the last bytes. The parser would drop an unfinished part."""
+    tail = b""
+    async for chunk in chunks:
+        tail = (tail + chunk)[-len(end) - MAX_EPILOGUE :]
+        yield chunk
+    if end not in tail:
+        raise MultipartError("the multipart body ends before its last boundary; send it whole")
 
 
 def _media_type(request: Request) -> str:

@@ -10,15 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.aggregate import Average
 from service.api import body
-from service.api.context import RegistryDep, RequestIdDep, SettingsDep
+from service.api.context import CLIENT_CLOSED_REQUEST, RegistryDep, RequestIdDep, SettingsDep
 from service.api.errors import Problem, documented, to_problem
 from service.classify import Prediction, check_options, classify
+from service.errors import InvalidParameterError
 
 router = APIRouter(tags=["classify"])
 
 DEFAULT_TOP_K = 5
-CLIENT_CLOSED_REQUEST = 499
-"""Nobody reads it; the metrics count it (the number is nginx's)."""
 
 
 class Options(BaseModel):
@@ -72,6 +71,7 @@ async def classify_image(
     request_id: RequestIdDep,
 ) -> Response:
     """Classify one image, or several in one multipart body."""
+    _require_single(request)
     model = registry.get(name, options.version)
     k = min(DEFAULT_TOP_K, len(model.labels)) if options.top_k is None else options.top_k
     check_options(model, options.views, k)
@@ -90,6 +90,12 @@ async def classify_image(
         images = await body.read_images(request, settings.max_body_bytes, settings.max_image_bytes, settings.max_images)
         return await _unless_left(request, _each(one, images, request_id))
     return await _unless_left(request, one(await body.read(request, settings.max_image_bytes)))
+
+
+def _require_single(request: Request) -> None:
+    keys = [key for key, _ in request.query_params.multi_items()]
+    if len(keys) > len(set(keys)):
+        raise InvalidParameterError("an option stands in the query twice; give each once")
 
 
 async def _each(one: Callable[[bytes], Awaitable[Prediction]], images: list[bytes], request_id: str) -> Results:

@@ -90,7 +90,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 for the type checker; it is installed for nothing else
     found = error.errors()
     code = "unknown_parameter" if found[0]["type"] == "extra_forbidden" else "invalid_parameter"
-    detail = "; ".join(f"{_name(item)}: {item['msg']}" for item in found[:_MAX_FIELDS])
+    detail = "; ".join(f"{_name(item)} {_say(item)}" for item in found[:_MAX_FIELDS])
     return respond(problem(422, code, detail, request.state.request_id))
 
 
@@ -102,6 +102,18 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         405: "this path does not take this method; /docs lists the routes",
     }.get(error.status_code, "the request is not valid HTTP for this route")
     return respond(problem(error.status_code, code, detail, request.state.request_id), dict(error.headers or {}))
+
+
+def _say(item: dict[str, Any]) -> str:
+    """What is wrong with an option, in our words."""
+    context = item.get("ctx", {})
+    return {
+        "extra_forbidden": "is no option of this route",
+        "greater_than_equal": f"has to be at least {context.get('ge')}",
+        "int_parsing": "has to be a whole number",
+        "int_from_float": "has to be a whole number",
+        "literal_error": f"has to be one of {context.get('expected')}",
+    }.get(item["type"], "has a value that is not accepted")
 
 
 def _name(item: dict[str, Any]) -> str:

@@ -6,16 +6,18 @@ fills it itself, just before the run.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Executor, InvalidStateError
+from concurrent.futures import Executor, Future, InvalidStateError
 
 import numpy as np
 
 from service.engine.backend import Backend
-from service.engine.queue import Batch, BatchQueue, Entry, Pixels, Scores, State
+from service.engine.queue import Batch, BatchQueue, Entry, Scores, spent
 from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
 from service.metrics import ModelMetrics
 
@@ -80,25 +82,43 @@ class Batcher:
                 raise
             self._metrics.waiting(self._queue.waiting)
             self._changed.notify()
-        entry.future.add_done_callback(lambda future: self._leave(entry) if future.cancelled() else None)
+        entry.future.add_done_callback(functools.partial(self._leave, weakref.ref(entry)))  # no cycle to collect
         if self._pool is not None:
             self._pool.submit(self._fill, entry)
 
-    def close(self, timeout: float) -> None:
-        """Admits nothing more, runs what was admitted, ends the lanes; gives up on what is left after `timeout` s."""
+    def stop(self) -> None:
+        """Admits nothing more; what was admitted is still run."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+
+    def close(self, timeout: float) -> None:
+        """Stops, and waits for the lanes to end; gives up on what is left after `timeout` seconds."""
+        self.stop()
         end = time.monotonic() + timeout
         for lane in self._lanes:
             lane.join(max(0.0, end - time.monotonic()))
 
     def _lane(self) -> None:
-        while (batch := self._next()) is not None:
-            started = self._clock()
+        while self._serve():
+            pass
+
+    def _serve(self) -> bool:
+        """Fills and runs the next batch; False when there will be none."""
+        batch = self._next()
+        if batch is None:
+            return False
+        try:
             for entry in batch.to_fill():
                 self._fill(entry)
-            self._run(batch, started)
+            self._run(batch)
+        except Exception as error:  # a failed run fails its own batch, never the lane
+            logger.exception("a batch of %d views failed", batch.rows)
+            failure = BackendError("the device failed on this request; try again")
+            failure.__cause__ = error
+            for segment in batch.segments:
+                self._drop(segment.entry, "failed", failure)
+        return True
 
     def _next(self) -> Batch | None:
         """Waits for the next batch; None when closing and nothing is left."""
@@ -106,9 +126,10 @@ class Batcher:
             while True:
                 now = self._clock()
                 for entry in self._queue.expire(now):
-                    self._metrics.dropped("deadline", entry.rows - entry.scored)
-                    self._fail(entry, DeadlineExceededError("the deadline passed before the answer was there"))
-                batch = self._queue.take(now)
+                    self._end(
+                        entry, "deadline", DeadlineExceededError("the deadline passed before the answer was there")
+                    )
+                batch = self._queue.take()
                 self._metrics.waiting(self._queue.waiting)
                 if batch is not None or (self._closing and not self._queue.waiting):
                     return batch
@@ -116,38 +137,33 @@ class Batcher:
                 self._changed.wait(min(max(pause, 0.0), threading.TIMEOUT_MAX))
 
     def _fill(self, entry: Entry) -> None:
-        if entry.state is State.GONE:
+        """Draws an entry's views; a bad image, whatever it does, fails its own entry only."""
+        if entry.gone:
             return
         started = self._clock()
-        pixels = np.empty((entry.rows, *entry.shape), np.uint8)
         try:
+            pixels = np.empty((entry.rows, *entry.shape), np.uint8)
             entry.fill(pixels)
-        except Exception as error:  # noqa: BLE001 whatever a bad image does, it fails its own entry only
-            with self._changed:
-                self._metrics.dropped("failed", entry.rows)
-                self._queue.cancel(entry)
-            self._fail(entry, error)
+        except Exception as error:  # noqa: BLE001 the caller gets it
+            self._drop(entry, "failed", error)
             return
         entry.fill_seconds = self._clock() - started
         with self._changed:
-            entry.pixels = pixels
-            self._queue.filled(entry)
+            if not entry.gone:
+                entry.pixels, entry.fill = pixels, spent
+                self._queue.filled(entry)
             self._changed.notify_all()
 
-    def _run(self, batch: Batch, started: float) -> None:
-        live = Batch([segment for segment in batch.segments if segment.entry.state is not State.GONE])
-        if not live.rows:
+    def _run(self, batch: Batch) -> None:
+        with self._changed:
+            live = Batch([segment for segment in batch.segments if not segment.entry.gone])
+            rows = [segment.entry.pixels[segment.start : segment.stop] for segment in live.segments]  # type: ignore[index]
+        if not rows:
             return
-        try:
-            scores = self._backend.run(_stack(live))
-            if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
-                raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")  # noqa: TRY301
-        except Exception as error:  # a failed run fails its own batch, never the lane
-            logger.exception("a batch of %d views failed", live.rows)
-            failure = BackendError("the device failed on this request; try again")
-            failure.__cause__ = error
-            self._abandon(live, failure)
-            return
+        started = self._clock()
+        scores = self._backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
+        if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
+            raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")
         self._metrics.batch(live.rows)
         self._scatter(live, scores, self._clock() - started)
 
@@ -170,38 +186,34 @@ class Batcher:
                 entry.future.set_result(entry.scores)
 
     def _report(self, entry: Entry, now: float) -> None:
-        """A lane's filling lies between taking and running, a pool's before taking."""
-        waited, worked = entry.taken_at - entry.offered_at, now - entry.taken_at
-        ahead = self._pool is not None
-        entry.queue_seconds = max(waited - entry.fill_seconds, 0.0) if ahead else waited
-        entry.compute_seconds = worked if ahead else worked - entry.fill_seconds
+        """Divides the time from offer to answer: drawing, running, and the rest, which is waiting."""
+        worked = now - entry.offered_at - entry.fill_seconds
+        entry.compute_seconds = min(
+            entry.run_seconds, worked
+        )  # lanes side by side ran for more than the time that passed
+        entry.queue_seconds = worked - entry.compute_seconds
         entry.pixels = None  # megabytes that nobody needs any more
         self._metrics.stage("decode", entry.fill_seconds)
         self._metrics.stage("queue", entry.queue_seconds)
         self._metrics.stage("compute", entry.compute_seconds)
 
-    def _abandon(self, batch: Batch, error: Exception) -> None:
-        for segment in batch.segments:
-            with self._changed:
-                self._queue.cancel(segment.entry)
-                self._metrics.dropped("failed", segment.rows)
-            self._fail(segment.entry, error)
+    def _leave(self, entry: "weakref.ref[Entry]", future: Future[Scores]) -> None:
+        """A caller who cancelled is gone: views that wait will not be run."""
+        if future.cancelled() and (left := entry()) is not None:
+            self._drop(left, "cancelled" if self._clock() < left.deadline else "deadline")
 
-    def _leave(self, entry: Entry) -> None:
-        """The caller is gone: its views will not be run."""
+    def _drop(self, entry: Entry, reason: str, error: Exception | None = None) -> None:
+        """Takes an entry out of the queue, once."""
         with self._changed:
-            if dropped := self._queue.cancel(entry):
-                reason = "cancelled" if self._clock() < entry.deadline else "deadline"
-                self._metrics.dropped(reason, dropped)
-            self._metrics.waiting(self._queue.waiting)
+            if self._queue.cancel(entry) is None:
+                return
+            self._changed.notify_all()  # a lane that only waits for this one may end now
+        self._end(entry, reason, error)
 
-    @staticmethod
-    def _fail(entry: Entry, error: Exception) -> None:
-        with contextlib.suppress(InvalidStateError):
-            entry.future.set_exception(error)
-
-
-def _stack(batch: Batch) -> Pixels:
-    """The batch's pixels as uint8 [rows, height, width, channels]; without a copy when it is one run of one entry."""
-    rows = [segment.entry.pixels[segment.start : segment.stop] for segment in batch.segments]  # type: ignore[index]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+    def _end(self, entry: Entry, reason: str, error: Exception | None) -> None:
+        self._metrics.dropped(reason, entry.rows - entry.scored)
+        self._metrics.waiting(self._queue.waiting)
+        entry.pixels, entry.fill = None, spent
+        if error is not None:
+            with contextlib.suppress(InvalidStateError):
+                entry.future.set_exception(error)

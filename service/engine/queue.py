@@ -33,7 +33,11 @@ class State(Enum):
     GONE = "gone"
 
 
-@dataclass(eq=False, slots=True)
+def spent(_: Pixels) -> None:
+    """Takes the place of an entry's `fill` once it was called: an upload of megabytes hangs on that."""
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Entry:
     """The views of one image."""
 
@@ -58,14 +62,20 @@ class Entry:
     scores: Scores | None = None
 
     offered_at: float = 0.0
-    taken_at: float = 0.0
     fill_seconds: float = 0.0
+    run_seconds: float = 0.0
+    """Of the batches that it took part in; of batches that ran side by side, both."""
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
 
     @property
     def untaken(self) -> int:
         return self.rows - self.taken
+
+    @property
+    def gone(self) -> bool:
+        """Complete, failed, expired or cancelled."""
+        return self.state is State.GONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ class Batch:
         return sum(segment.rows for segment in self.segments)
 
     def to_fill(self) -> list[Entry]:
-        """Entries whose pixels the taker has to fill before it runs the batch."""
+        """The entry, if there is one, whose pixels the taker has to fill before it runs the batch."""
         return [segment.entry for segment in self.segments if segment.entry.pixels is None]
 
 
@@ -146,13 +156,11 @@ class BatchQueue:
         if entry.state is State.FILLING:
             entry.state = State.READY
 
-    def take(self, now: float) -> Batch | None:
-        """The next batch, or None when nothing can be taken. Call `expire` with the same time first."""
+    def take(self) -> Batch | None:
+        """The next batch, or None when nothing can be taken. Call `expire` first."""
         rows = self._share(self.max_batch_size)
         segments = [Segment(entry, entry.taken, entry.taken + count) for entry, count in rows.items()]
         for segment in segments:
-            if not segment.start:
-                segment.entry.taken_at = now
             self._advance(segment)
         return Batch(segments) if segments else None
 
@@ -172,7 +180,7 @@ class BatchQueue:
 
         Views that are running finish, and nobody looks at them.
         """
-        if entry.state is State.GONE:
+        if entry.gone:
             return None
         entry.state = State.GONE
         dropped = entry.untaken
@@ -183,14 +191,15 @@ class BatchQueue:
         return dropped
 
     def done(self, batch: Batch, seconds: float) -> list[Entry]:
-        """Notes that a batch has run for `seconds`; returns the entries that are complete now."""
+        """Notes that a batch has run for `seconds` on the device; returns the entries that are complete now."""
         per_view = seconds / max(batch.rows, 1)
         self._seconds_per_view += (per_view - self._seconds_per_view) * (0.2 if self._seconds_per_view else 1.0)
         complete = []
         for segment in batch.segments:
             entry = segment.entry
             entry.scored += segment.rows
-            if entry.scored == entry.rows and entry.state is not State.GONE:
+            entry.run_seconds += seconds
+            if entry.scored == entry.rows and not entry.gone:
                 entry.state = State.GONE
                 complete.append(entry)
         return complete
@@ -221,14 +230,20 @@ class BatchQueue:
         return shares
 
     def _in_order(self) -> list[Entry]:
-        """What may be taken, the next one first, all of one shape."""
-        ready = [
-            entry
-            for priority in sorted(self._rings, reverse=True)
-            for entry in self._rings[priority]
-            if entry.state is not State.FILLING
-        ]
-        return [entry for entry in ready if entry.shape == ready[0].shape]
+        """What may be taken, the next one first: of one shape, and at most one that its taker has to fill.
+
+        While a lane draws one image after the other, the other lanes would stand idle.
+        """
+        found: list[Entry] = []
+        waiting = False
+        for priority in sorted(self._rings, reverse=True):
+            for entry in self._rings[priority]:
+                fits = not found or entry.shape == found[0].shape
+                if entry.state is State.FILLING or not fits or (entry.state is State.WAITING and waiting):
+                    continue
+                waiting = waiting or entry.state is State.WAITING
+                found.append(entry)
+        return found
 
     def _advance(self, segment: Segment) -> None:
         """Moves an entry behind the others after its turn; one without untaken views leaves the ring."""

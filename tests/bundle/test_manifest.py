@@ -20,7 +20,7 @@ CANONICAL = (
     b'"input":{"channels":1,"dynamic":false,"height":32,"interpolation":"bilinear","resize":32,"width":32},'
     b'"macs":416520,"manifest":1,"parameters":61706,'
     b'"parity":{"cases":[{"batch":2,"height":32,"max_abs":1e-06,"max_rel":2e-06,"top1_agreement":1.0,"width":32}],'
-    b'"tolerance":0.0001},'
+    b'"images":0,"tolerance":0.0001},'
     b'"precision":"fp32",'
     b'"source":{"kind":"trained","name":"K\\u00e4se","recipe":{"epoch":7,"lr":0.1,"split":[60,20,20]},"sha256":null},'
     b'"tools":{"torch":"2.13.0"}}\n'
@@ -74,7 +74,7 @@ def test_a_file_record_is_the_published_sha256() -> None:
         (("precision",), "int4", "precision"),
         (("classes",), 0, "classes"),
         (("input", "channels"), 4, r"input\.channels"),
-        (("input", "interpolation"), "bicubic", r"input\.interpolation"),
+        (("input", "interpolation"), "nearest", r"input\.interpolation"),
         (("files", "labels.txt", "sha256"), "BA" * 32, r"files\.labels\.txt\.sha256"),
     ],
 )

@@ -139,6 +139,22 @@ def test_squares_and_portraits_are_drawn_exactly(name: str) -> None:
             assert differences(photographs()[0].crop(box), name, crop, resize).max() == 0
 
 
+@settings(max_examples=30)
+@given(width=st.integers(5, 500), height=st.integers(5, 500), seed=st.integers(0, 2**32 - 1))
+def test_bicubic_is_drawn_exactly_as_the_plain_way_draws_it(width: int, height: int, seed: int) -> None:
+    """Cut first, a few values of it would be off by two levels."""
+    size = (min(width, 4 * height), min(height, 4 * width), 3)
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8))
+    plan = PLANS["ten_crop"](Size(*image.size), Size(32, 32), 36)
+    rows = np.empty((len(plan), 32, 32, 3), np.uint8)
+    render(image, plan, rows, "bicubic")
+    whole = image.resize(plan.views[0].resized, Image.Resampling.BICUBIC)
+    for row, view in zip(rows, plan, strict=True):
+        left, top, width, height = view.box
+        cut = np.asarray(whole.crop((left, top, left + width, top + height)))
+        np.testing.assert_array_equal(row, cut[:, ::-1] if view.mirrored else cut)
+
+
 def test_mirroring_comes_after_the_crop() -> None:
     rows = drawn(photographs()[0], PLANS["ten_crop"](Size(640, 427), Size(224, 224), 256))
     np.testing.assert_array_equal(rows[1::2], rows[::2, :, ::-1])

@@ -1,8 +1,10 @@
 """The threads around the queue, against a device that stands still until the test lets it go."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -33,6 +35,15 @@ class GatedBackend(FakeBackend):
 
     def release(self, batches: int) -> None:
         self.gate.release(batches)
+
+
+class Inline(Executor):
+    """A pool that has done its work when `submit` returns."""
+
+    def submit(self, work: Callable[..., object], /, *args: object, **options: object) -> "Future[object]":  # type: ignore[override]
+        future: Future[object] = Future()
+        future.set_result(work(*args, **options))
+        return future
 
 
 def marked(rows: int, mark: int, **options: float) -> Entry:
@@ -95,8 +106,8 @@ def test_two_lanes_serve_one_entry(start: Callable[..., Batcher]) -> None:
 
 
 def test_requests_gather_while_the_device_is_busy(start: Callable[..., Batcher]) -> None:
-    backend = GatedBackend(max_batch_size=8)
-    batcher = start(backend)
+    backend = GatedBackend(max_batch_size=8, fills_ahead=True)
+    batcher = start(backend, pool=Inline())
     entries = [marked(1, mark) for mark in range(6)]
     batcher.submit(entries[0])
     assert backend.started.acquire(timeout=SOON)
@@ -256,4 +267,135 @@ def test_stages_add_up(start: Callable[..., Batcher]) -> None:
     start(Slow(), clock=lambda: now).submit(entry)
     entry.future.result(SOON)
     assert (entry.queue_seconds, entry.fill_seconds, entry.compute_seconds) == (0.0, 3.0, 5.0)
-    assert np.isclose(entry.taken_at, 0.0)
+
+
+def test_compute_is_the_device_alone(start: Callable[..., Batcher]) -> None:
+    """Two entries of four batches in turn: each waits while the other runs."""
+    now = 0.0
+
+    class Slow(GatedBackend):
+        def run(self, images: Pixels) -> Scores:
+            nonlocal now
+            scores = super().run(images)
+            now += 1.0
+            return scores
+
+    backend = Slow(max_batch_size=1, fills_ahead=True)
+    batcher = start(backend, pool=Inline(), clock=lambda: now)
+    entries = [marked(2, mark) for mark in range(2)]
+    for entry in entries:
+        batcher.submit(entry)
+    backend.release(4)
+    for entry in entries:
+        entry.future.result(SOON)
+    assert [(entry.queue_seconds, entry.compute_seconds) for entry in entries] == [(1.0, 2.0), (2.0, 2.0)]
+
+
+def test_an_image_that_is_slow_to_draw_does_not_refuse_the_next(start: Callable[..., Batcher]) -> None:
+    now = 0.0
+
+    def fill(pixels: Pixels) -> None:
+        nonlocal now
+        now += 60.0
+        pixels[:] = 0
+
+    backend = GatedBackend(max_batch_size=1)
+    batcher = start(backend, clock=lambda: now)
+    slow = Entry(1, SHAPE, fill)
+    batcher.submit(slow)
+    backend.release(1)
+    slow.future.result(SOON)
+    for mark in range(10):
+        batcher.submit(marked(1, mark, deadline=now + 1.0))
+
+
+def test_nothing_that_is_raised_ends_a_lane(
+    start: Callable[..., Batcher], metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = start(FakeBackend())
+    with monkeypatch.context() as broken:
+        broken.setattr(batcher._metrics, "batch", lambda _: 1 / 0)
+        bad = marked(2, 1)
+        batcher.submit(bad)
+        with pytest.raises(BackendError):
+            bad.future.result(SOON)
+    good = marked(2, 2)
+    batcher.submit(good)
+    assert good.future.result(SOON).tolist() == expected(2, 2)
+    assert dropped(metrics, "failed") == 2
+
+
+def test_memory_that_is_not_there_fails_one_entry(start: Callable[..., Batcher]) -> None:
+    huge = Entry(1, (1 << 40, 1 << 20, 3), lambda _: None)
+    batcher = start(FakeBackend())
+    batcher.submit(huge)
+    with pytest.raises((MemoryError, ValueError)):
+        huge.future.result(SOON)
+    good = marked(1, 1)
+    batcher.submit(good)
+    good.future.result(SOON)
+
+
+def test_closing_does_not_wait_for_an_image_that_was_bad(metrics: Metrics) -> None:
+    """One lane fails to draw the only entry while the other waits for it."""
+    drawing, broken = threading.Event(), threading.Event()
+
+    def fill(_: Pixels) -> None:
+        drawing.set()
+        assert broken.wait(SOON)
+        raise ValueError("no image")
+
+    batcher = Batcher(FakeBackend(max_batch_size=1, lanes=2), metrics.of("model"), max_queue_size=9)
+    entry = Entry(4, SHAPE, fill)
+    batcher.submit(entry)
+    assert drawing.wait(SOON)
+    batcher.stop()
+    broken.set()
+    batcher.close(SOON)
+    assert not any(lane.is_alive() for lane in batcher._lanes)
+    assert metrics.registry.get_sample_value("multicrop_queue_views", {"model": "model"}) == 0
+
+
+def test_a_failed_entry_counts_all_its_views_once(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    class Failing(FakeBackend):
+        def run(self, images: Pixels) -> Scores:
+            raise RuntimeError(len(images))
+
+    entry = marked(10, 1)
+    start(Failing(max_batch_size=4)).submit(entry)
+    with pytest.raises(BackendError):
+        entry.future.result(SOON)
+    assert dropped(metrics, "failed") == 10
+
+
+def test_versions_of_a_model_share_the_gauge(metrics: Metrics) -> None:
+    first, second = metrics.of("model"), metrics.of("model")
+    first.waiting(3)
+    second.waiting(4)
+    second.waiting(1)
+    assert metrics.registry.get_sample_value("multicrop_queue_views", {"model": "model"}) == 4
+
+
+def test_a_finished_entry_and_its_upload_are_free_at_once(start: Callable[..., Batcher]) -> None:
+    upload = np.zeros(1000)
+    seen = weakref.ref(upload)
+
+    def fill(pixels: Pixels, upload: np.ndarray[tuple[int], np.dtype[np.float64]] = upload) -> None:
+        pixels[:] = upload[0]
+
+    entry = Entry(1, SHAPE, fill)
+    alive = weakref.ref(entry)
+    del fill, upload
+    batcher = start(FakeBackend())
+    gc.disable()
+    try:
+        batcher.submit(entry)
+        entry.future.result(SOON)
+        assert seen() is None
+        del entry
+        last = marked(1, 1)  # a lane that waits holds nothing of the batch before
+        batcher.submit(last)
+        last.future.result(SOON)
+        assert alive() is None
+    finally:
+        gc.enable()

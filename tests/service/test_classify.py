@@ -120,6 +120,7 @@ def png(size: int) -> bytes:
 
 RED = encode(Image.new("RGB", (8, 8), "red"))
 JPEG = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)), "JPEG")
+SMALL = encode(Image.new("RGB", (8, 8), "red"), "JPEG")
 CASES: dict[str, tuple[int, str, dict[str, object]]] = {
     "empty body": (422, "image_empty", {"content": b""}),
     "text file": (415, "image_format_unsupported", {"content": b"hello, this is text"}),
@@ -134,6 +135,8 @@ CASES: dict[str, tuple[int, str, dict[str, object]]] = {
     "json": (415, "media_type_unsupported", {"json": {"image": "x"}}),
     "form": (415, "image_format_unsupported", {"data": {"image": "x"}}),
     "gzip": (415, "media_type_unsupported", {"content": RED, "headers": {"Content-Encoding": "gzip"}}),
+    "a scan bomb": (422, "image_too_complex", {"content": SMALL[:-2] + SMALL[SMALL.index(b"\xff\xda") : -2] * 70}),
+    "padding without end": (422, "image_too_complex", {"content": b"\xff\xd8" + b"\xff" * 90_000}),
     "unknown plan": (422, "unknown_views", {"content": RED, "params": {"views": "eleven_crop"}}),
     "unknown average": (422, "invalid_parameter", {"content": RED, "params": {"average": "median"}}),
     "top_k=0": (422, "invalid_parameter", {"content": RED, "params": {"top_k": 0}}),
@@ -142,10 +145,19 @@ CASES: dict[str, tuple[int, str, dict[str, object]]] = {
     "top_k over the classes": (422, "invalid_parameter", {"content": RED, "params": {"top_k": 4}}),
     "top_k of many digits": (422, "invalid_parameter", {"content": RED, "params": {"top_k": "9" * 10_000}}),
     "unknown parameter": (422, "unknown_parameter", {"content": RED, "params": {"view": "center"}}),
+    "top_k twice": (422, "invalid_parameter", {"content": RED, "params": [("top_k", 1), ("top_k", 2)]}),
     "version that is not there": (404, "model_not_found", {"content": RED, "params": {"version": 7}}),
     "version=0": (422, "invalid_parameter", {"content": RED, "params": {"version": 0}}),
     "multipart without a boundary": (
         400, "multipart_invalid", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}
+    ),
+    "multipart in no charset": (
+        400,
+        "multipart_invalid",
+        {
+            "content": b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n\r\n--b--',
+            "headers": {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"},
+        },
     ),
     "multipart cut short": (
         400,

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bundle.manifest import Manifest
+from bundle.manifest import FileRecord, Manifest
 from fakes import COLOURS, write_colour_bundle
 from live import serve
 from service.app import create_app
@@ -27,6 +27,14 @@ def damage_manifest(folder: Path, **changes: object) -> None:
     (folder / "manifest.json").write_text(json.dumps({**values, **changes}))
 
 
+def relabel(folder: Path, classes: int) -> None:
+    """Labels and manifest of one accord, and another one than the graph's."""
+    (folder / "labels.txt").write_text("\n".join(map(str, range(classes))))
+    files = json.loads((folder / "manifest.json").read_bytes())["files"]
+    files["labels.txt"] = FileRecord.of((folder / "labels.txt").read_bytes()).model_dump()
+    damage_manifest(folder, classes=classes, files=files)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "model": (lambda folder: flip_a_byte(folder / "model.onnx"), "model.onnx is not the file that was exported"),
     "labels": (lambda folder: flip_a_byte(folder / "labels.txt"), "labels.txt is not the file that was exported"),
@@ -36,6 +44,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "garbage": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json"),
     "unknown-field": (lambda folder: damage_manifest(folder, surprise=1), "surprise"),
     "classes": (lambda folder: damage_manifest(folder, classes=4), "3 labels for 4 classes"),
+    "classes-and-labels": (lambda folder: relabel(folder, 4), "not 3 times 4 finite numbers"),
 }
 
 

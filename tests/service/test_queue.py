@@ -34,8 +34,8 @@ def test_entries_share_a_batch() -> None:
     queue = BatchQueue(max_batch_size=8, max_queue_size=100)
     first, second = entry(3), entry(2)
     ready(queue, first, second)
-    assert parts(queue.take(0.0)) == [(first, 0, 3), (second, 0, 2)]
-    assert queue.take(0.0) is None
+    assert parts(queue.take()) == [(first, 0, 3), (second, 0, 2)]
+    assert queue.take() is None
     assert queue.waiting == 0
 
 
@@ -43,61 +43,74 @@ def test_a_large_entry_is_split_and_others_have_their_turn_between() -> None:
     queue = BatchQueue(max_batch_size=4, max_queue_size=100, quantum=4)
     large, small = entry(10), entry(1)
     ready(queue, large, small)
-    assert parts(queue.take(0.0)) == [(large, 0, 4)]
-    assert parts(queue.take(0.0)) == [(small, 0, 1), (large, 4, 7)]
-    assert parts(queue.take(0.0)) == [(large, 7, 10)]
+    assert parts(queue.take()) == [(large, 0, 4)]
+    assert parts(queue.take()) == [(small, 0, 1), (large, 4, 7)]
+    assert parts(queue.take()) == [(large, 7, 10)]
 
 
 def test_the_quantum_bounds_what_one_entry_gives_while_others_wait() -> None:
     queue = BatchQueue(max_batch_size=8, max_queue_size=100, quantum=2)
     large, small = entry(10), entry(1)
     ready(queue, large, small)
-    assert parts(queue.take(0.0)) == [(large, 0, 7), (small, 0, 1)]
+    assert parts(queue.take()) == [(large, 0, 7), (small, 0, 1)]
     larger = entry(50)
     ready(queue, larger, *(entry(1) for _ in range(6)))
-    assert [stop - start for _, start, stop in parts(queue.take(0.0))] == [2, 2, 1, 1, 1, 1]
+    assert [stop - start for _, start, stop in parts(queue.take())] == [2, 2, 1, 1, 1, 1]
 
 
 def test_a_higher_priority_is_taken_first_and_a_lower_one_fills_the_rest() -> None:
     queue = BatchQueue(max_batch_size=3, max_queue_size=100)
     low, high = entry(5), entry(2, priority=1)
     ready(queue, low, high)
-    assert parts(queue.take(0.0)) == [(high, 0, 2), (low, 0, 1)]
+    assert parts(queue.take()) == [(high, 0, 2), (low, 0, 1)]
 
 
 def test_different_shapes_never_share_a_batch() -> None:
     queue = BatchQueue(max_batch_size=8, max_queue_size=100)
     square, wide, other = entry(1), entry(1, shape=(1, 2, 1)), entry(1)
     ready(queue, square, wide, other)
-    assert parts(queue.take(0.0)) == [(square, 0, 1), (other, 0, 1)]
-    assert parts(queue.take(0.0)) == [(wide, 0, 1)]
+    assert parts(queue.take()) == [(square, 0, 1), (other, 0, 1)]
+    assert parts(queue.take()) == [(wide, 0, 1)]
 
 
 def test_an_entry_that_a_lane_fills_is_taken_by_no_other_lane_until_it_is_filled() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(4)
     queue.offer(one, 0.0)
-    batch = queue.take(0.0)
+    batch = queue.take()
     assert batch is not None
     assert batch.to_fill() == [one]
-    assert queue.take(0.0) is None
+    assert queue.take() is None
     queue.filled(one)
-    assert parts(queue.take(0.0)) == [(one, 2, 4)]
+    assert parts(queue.take()) == [(one, 2, 4)]
+
+
+def test_a_taker_has_at_most_one_entry_to_fill() -> None:
+    """Sixteen images over two lanes: neither lane draws them all while the other has nothing to do."""
+    queue = BatchQueue(max_batch_size=16, max_queue_size=100, lanes=2)
+    unfilled = [entry(1) for _ in range(3)]
+    filled = [entry(1) for _ in range(2)]
+    for one in unfilled:
+        queue.offer(one, 0.0)
+    ready(queue, *filled)
+    first, second = queue.take(), queue.take()
+    assert [one for one, _, _ in parts(first)] == [unfilled[0], *filled]
+    assert [one for one, _, _ in parts(second)] == [unfilled[1]]
 
 
 def test_an_entry_that_a_pool_fills_is_not_taken_before() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(1)
     queue.offer(one, 0.0, filling=True)
-    assert queue.take(0.0) is None
+    assert queue.take() is None
     queue.filled(one)
-    assert parts(queue.take(0.0)) == [(one, 0, 1)]
+    assert parts(queue.take()) == [(one, 0, 1)]
 
 
 def test_a_full_queue_refuses_and_says_how_long_to_wait() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=4, lanes=2)
     ready(queue, entry(2))
-    batch = queue.take(0.0)
+    batch = queue.take()
     assert batch is not None
     queue.done(batch, 0.6)  # 0.3 s a view, two lanes
     ready(queue, entry(4))
@@ -115,7 +128,7 @@ def test_an_entry_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
 def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     queue = BatchQueue(max_batch_size=4, max_queue_size=100)
     ready(queue, entry(4))
-    batch = queue.take(0.0)
+    batch = queue.take()
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
@@ -137,14 +150,14 @@ def test_expired_entries_are_returned_once_and_never_taken() -> None:
     assert queue.expire(1.0) == [early]
     assert queue.expire(1.5) == []
     assert queue.next_deadline() == 2.0
-    assert parts(queue.take(1.5)) == [(late, 0, 3)]
+    assert parts(queue.take()) == [(late, 0, 3)]
 
 
 def test_cancelling_frees_the_views_that_are_not_taken() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(5)
     ready(queue, one)
-    batch = queue.take(0.0)
+    batch = queue.take()
     assert batch is not None
     assert queue.cancel(one) == 3
     assert queue.cancel(one) is None
@@ -156,7 +169,7 @@ def test_an_entry_is_complete_when_its_last_view_is_scored_whatever_the_order() 
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(4)
     ready(queue, one)
-    first, second = queue.take(0.0), queue.take(0.0)
+    first, second = queue.take(), queue.take()
     assert first is not None
     assert second is not None
     assert queue.done(second, 0.1) == []
@@ -191,7 +204,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        batch = self.queue.take(self.now)
+        batch = self.queue.take()
         if batch is None:
             return
         assert 1 <= batch.rows <= 4
