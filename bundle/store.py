@@ -137,13 +137,19 @@ def write_bundle(
             _write(aside / file, data)
         aside.chmod(0o755)  # mkdtemp's folder is its owner's alone
         _flush(aside)
-        return _publish(aside, repository, name, version)
+        return move_bundle(aside, repository, name, version)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(aside: Path, repository: Path, name: str, version: int | None) -> Path:
-    """Renaming onto a folder that holds something fails, so of two exporters of one version one wins."""
+def move_bundle(aside: Path, repository: Path, name: str, version: int | None) -> Path:
+    """Publishes a finished folder of the same file system, as `write_bundle` does at its end.
+
+    Renaming onto a folder that holds something fails, so of two exporters of one version one wins.
+
+    Raises:
+        BundleExistsError: the version asked for is there already.
+    """
     folder = repository / name
     while True:
         folder.mkdir(exist_ok=True)

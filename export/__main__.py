@@ -21,7 +21,20 @@ from pydantic_settings import (
 from bundle.errors import BundleError
 from bundle.store import open_bundle
 from export.errors import ExportError
-from export.jobs import FreezeJob, TrainJob
+from export.jobs import (
+    BatchJob,
+    CheckJob,
+    DescribeJob,
+    FetchJob,
+    FiltersJob,
+    FreezeJob,
+    ListJob,
+    TrainJob,
+    WeightsJob,
+)
+
+Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob
+"""What publishes no single bundle."""
 
 
 class Cli(BaseSettings):
@@ -37,6 +50,10 @@ class Cli(BaseSettings):
 
     freeze: CliSubCommand[FreezeJob]
     train: CliSubCommand[TrainJob]
+    batch: CliSubCommand[BatchJob]
+    describe: CliSubCommand[DescribeJob]
+    filters: CliSubCommand[FiltersJob]
+    weights: CliSubCommand[WeightsJob]
 
     @classmethod
     def settings_customise_sources(
@@ -63,16 +80,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cli = CliApp.run(Cli, cli_args=sys.argv[1:] if argv is None else list(argv))
         job = get_subcommand(cli, is_required=False)
+        if isinstance(job, WeightsJob):
+            job = get_subcommand(job, is_required=False)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            option = ".".join(map(str, problem["loc"][1:])) or "command"
-            print(f"multicrop-export: {option}: {problem['msg']}", file=sys.stderr)
+            option = ".".join(map(str, problem["loc"][1:] or problem["loc"])) or "command"
+            said = problem["msg"].removeprefix("Value error, ")
+            print(f"multicrop-export: {option}: {said}", file=sys.stderr)
         return 2
-    if not isinstance(job, FreezeJob | TrainJob):
-        print("multicrop-export: say what to do, freeze or train; --help shows how", file=sys.stderr)
+    if not isinstance(job, FreezeJob | TrainJob | Told):
+        print("multicrop-export: say what to do, for example freeze or train; --help lists all", file=sys.stderr)
         return 2
     _show_progress()
     try:
+        if isinstance(job, Told):
+            return _tell(job)
         folder = _run(job)
     except (ExportError, BundleError, OSError) as error:
         print(f"multicrop-export: {error}", file=sys.stderr)
@@ -87,6 +109,29 @@ def _run(job: FreezeJob | TrainJob) -> Path:
     return pipeline.train(job) if isinstance(job, TrainJob) else pipeline.freeze(job)
 
 
+def _tell(job: Told) -> int:
+    """Prints what a command answers that publishes no single bundle; the exit status."""
+    if isinstance(job, BatchJob):
+        from export import batch  # noqa: PLC0415 as above
+
+        report = batch.run(job)
+        print(report.table())
+        return 1 if report.count("failed") else 0
+    if isinstance(job, ListJob | FetchJob | CheckJob):
+        from export import download  # noqa: PLC0415 as above
+
+        print("\n".join(download.answer(job)))
+    elif isinstance(job, DescribeJob):
+        from export import outline  # noqa: PLC0415 as above
+
+        print(outline.tell(job))
+    else:
+        from export import filters  # noqa: PLC0415 as above
+
+        print(filters.write_filters(job))
+    return 0
+
+
 def _show_progress() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("export").setLevel(logging.INFO)
@@ -95,10 +140,13 @@ def _show_progress() -> None:
 def _summary(folder: Path) -> str:
     bundle = open_bundle(folder.parent.parent, folder.parent.name, int(folder.name))
     manifest = bundle.manifest
-    worst = max(case.max_rel for case in manifest.parity.cases)
+    cases = manifest.parity.cases
+    relative, absolute = max(case.max_rel for case in cases), max(case.max_abs for case in cases)
+    agreement = min(case.top1_agreement for case in cases)
+    parity = f"{relative:.1e} ({manifest.parity.tolerance:.0e} allowed), {absolute:.1e} absolute, top-1 {agreement:.0%}"
     lines = [
         str(folder),
-        f"parity {worst:.1e} ({manifest.parity.tolerance:.0e} allowed), {manifest.folding.layers} BatchNorm folded",
+        f"parity {parity}, {manifest.folding.layers} BatchNorm folded",
         f"sha256:{bundle.digest}",
     ]
     scores = (f"{e.views} {e.top1}/{e.images} = {e.top1 / e.images:.2%}" for e in manifest.evaluations)

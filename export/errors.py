@@ -1,6 +1,7 @@
 """What can go wrong between a checkpoint and a bundle.
 
     name of a network -> ExportError
+    public weights -> fetch -> DownloadError
     checkpoint -> load -> WeightsError
     network -> fold, prove -> FoldError
     network -> to_onnx -> GraphError
@@ -14,6 +15,10 @@ from bundle.manifest import Parity
 
 class ExportError(ValueError):
     """No bundle can be made of what was asked."""
+
+
+class DownloadError(ExportError):
+    """Public weights that cannot be had, or are not what they should be."""
 
 
 class WeightsError(ExportError):
@@ -33,9 +38,12 @@ class ParityError(ExportError):
 
     def __init__(self, parity: Parity) -> None:
         failed = [case for case in parity.cases if not case.max_rel <= parity.tolerance]
-        report = "; ".join(f"batch {c.batch} at {c.height} x {c.width} by {c.max_rel:.2g}" for c in failed)
+        report = "; ".join(
+            f"batch {c.batch} at {c.height} x {c.width} by {c.max_rel:.2g}, top-1 {c.top1_agreement:.0%}"
+            for c in failed
+        )
         super().__init__(
-            f"the graph differs from torch ({report} of the largest logit; {parity.tolerance:.2g} is allowed); "
+            f"the graph differs from torch ({report}; {parity.tolerance:.2g} of the largest logit is allowed); "
             "nothing was published, report it with the network's name"
         )
         self.parity = parity

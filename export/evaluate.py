@@ -71,7 +71,7 @@ def _answer(
     upright = _pixels(image, wanted.channels)
     plan = PLANS[views](Size(*upright.size), wanted.size, wanted.resize).distinct()
     rows = np.empty((len(plan), wanted.height, wanted.width, wanted.channels), np.uint8)
-    render(upright, plan, rows)
+    render(upright, plan, rows, wanted.interpolation)
     probabilities = average(run(session, rows), [view.weight for view in plan], averaging)
     best = top_k(probabilities, 1)[0]
     return Answer(best, float(probabilities[best]))

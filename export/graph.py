@@ -4,10 +4,6 @@ Input `images` uint8 [N, H, W, C]; outputs `logits` and `probabilities`, float32
 network has a dense form. The same weights and options give the same bytes.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -15,13 +11,9 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from export.architectures import Architecture
+from export.architectures import Architecture, Preprocessing
 from export.errors import GraphError
-
-OPSET = 18
-"""The exporter's own; asked for another, it would convert."""
-
-OUTPUTS = ("logits", "probabilities")
+from export.exporters import OUTPUTS, Exporter, from_program
 
 
 class Normalize(nn.Module):
@@ -30,26 +22,37 @@ class Normalize(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.bgr = preprocessing.channels == "bgr"
+        self.divisor = 1 / preprocessing.scale  # 255 exactly: what trainings do, and one rounding less than the product
+        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = images.to(self.mean.dtype) / 255
-        pixels = (pixels - self.mean) / self.std
-        logits: torch.Tensor = self.network(pixels.permute(0, 3, 1, 2))
+        logits: torch.Tensor = self.network(self.normalized(images))
         return logits, logits.softmax(1)
 
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network takes, [N, C, H, W], of images in uint8 [N, H, W, C]."""
+        pixels = (images.flip(3) if self.bgr else images).to(self.mean.dtype)
+        pixels = (pixels / self.divisor - self.mean) / self.std
+        return pixels.permute(0, 3, 1, 2)
 
-def to_onnx(network: nn.Module, architecture: Architecture) -> onnx.ModelProto:
+
+def to_onnx(network: nn.Module, architecture: Architecture, exporter: Exporter = from_program) -> onnx.ModelProto:
     """Freezes a folded network, with its normalisation, to a checked graph without traces of this machine.
 
     Raises:
-        GraphError: the graph is not what a bundle promises.
+        GraphError: the exporter fails, or the graph is not what a bundle promises.
     """
-    model = _export(Normalize(network, architecture.mean, architecture.std).eval(), architecture)
+    module = Normalize(network, architecture.preprocessing).eval()
+    try:
+        model = exporter(module, architecture.input, architecture.smallest)
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise GraphError(f"the exporter fails: {type(error).__name__}: {reason}") from error
     _strip(model)
     check(model, architecture)
     return model
@@ -82,43 +85,6 @@ def check(model: onnx.ModelProto, architecture: Architecture) -> None:
     _check_signature(model, architecture)
 
 
-def _export(module: Normalize, architecture: Architecture) -> onnx.ModelProto:
-    size = architecture.size
-    example = torch.zeros(2, size, size, architecture.channels, dtype=torch.uint8)  # 1 would become a constant
-    shape = {0: torch.export.Dim("N", min=1)}
-    if architecture.dynamic:
-        shape |= {1: torch.export.Dim("H", min=8), 2: torch.export.Dim("W", min=8)}
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=(shape,),
-            input_names=["images"],
-            output_names=OUTPUTS,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise GraphError("the exporter returned nothing")
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's talk about itself from the user: it is not about the network."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # "torchvision is not installed. Skipping ..."
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _strip(message: Any) -> None:
     """Removes metadata and doc strings everywhere (they hold stack traces with paths), and inner shapes."""
     if isinstance(message, onnx.GraphProto):
@@ -135,7 +101,7 @@ def _strip(message: Any) -> None:
 
 
 def _check_signature(model: onnx.ModelProto, architecture: Architecture) -> None:
-    size = ("H", "W") if architecture.dynamic else (architecture.size, architecture.size)
+    size = ("H", "W") if architecture.dynamic else (architecture.input.height, architecture.input.width)
     found = [_signature(value) for value in (*model.graph.input, *model.graph.output)]
     wanted_input = ("images", TensorProto.UINT8, ("N", *size, architecture.channels))
     wanted_outputs = [(name, TensorProto.FLOAT, ("N", architecture.classes)) for name in OUTPUTS]

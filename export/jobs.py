@@ -1,10 +1,12 @@
 """What can be asked of export. The docstrings are the help of the command line."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import CliPositionalArg
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic_settings import CliImplicitFlag, CliPositionalArg, CliSubCommand
+
+from bundle.preprocess import Interpolation
 
 
 class Job(BaseModel):
@@ -14,18 +16,63 @@ class Job(BaseModel):
 class FreezeJob(Job):
     """Turns a checkpoint into a verified bundle."""
 
-    network: CliPositionalArg[str]
-    """lenet5, resnet18 ... resnet152, resnet50_v1 ..., or for CIFAR resnet20 ... resnet110"""
-    weights: str
-    """a .pth, .th, .pt or .safetensors file, or random:SEED"""
+    network: CliPositionalArg[str | None] = None
+    """its name: lenet5, vgg16, resnet50 ...; the README lists them"""
+    module: str | None = Field(default=None, pattern=r"^[^:]+:[^:]+$")
+    """instead of NETWORK: package.module:callable, a function of yours that returns an nn.Module"""
+    program: Path | None = None
+    """instead of NETWORK: a .pt2 file that torch.export.save wrote"""
+    weights: str | None = None
+    """a .pth, .th, .pt or .safetensors file, or random:SEED; not needed where the module or program holds them"""
     repository: Path
     """the folder of all bundles"""
     labels: Path | None = None
     """a text file with one label a line; without it the labels are the indices"""
     name: str | None = None
-    """of the model; the network's when left out"""
+    """of the model; the network's, callable's or file's when left out"""
     version: int | None = Field(default=None, ge=1, lt=1_000_000_000)
     """of the model; the largest there plus one when left out"""
+    input: str | None = Field(default=None, pattern=r"^[13]x[1-9]\d{0,3}x[1-9]\d{0,3}$")
+    """of a module or program: channels x height x width of one image, as 3x64x64"""
+    dynamic: CliImplicitFlag[bool] = False
+    """a module or program takes other heights and widths too"""
+    resize: int | None = Field(default=None, ge=1, le=9999)
+    """the shorter side of an image before the crop, in pixels"""
+    crop: int | None = Field(default=None, ge=1, le=9999)
+    """height and width of the crop, of networks that take any size"""
+    interpolation: Interpolation | None = None
+    """of the resize, with antialiasing"""
+    channels: Literal["rgb", "bgr", "grey"] | None = None
+    """the order in which the network takes them"""
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """the network sees (pixel * scale - mean) / std, of pixels from 0 to 255; 0.00392156862745098 is 1 / 255"""
+    mean: tuple[FiniteFloat, ...] | None = None
+    """one number, or one for each channel in the network's order: 0.5,0.5,0.5"""
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
+    """likewise"""
+    images: Path | None = None
+    """a folder of your images, compared in addition to the samples"""
+
+    @property
+    def model(self) -> str:
+        """The name of the model in the repository."""
+        of_module = self.module and self.module.rpartition(":")[2]
+        return self.name or self.network or of_module or (self.program.stem if self.program else "")
+
+    @model_validator(mode="after")
+    def _says_what_to_freeze(self) -> Self:
+        sources = [self.network, self.module, self.program]
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError("name one network: NETWORK, --module package.module:callable, or --program FILE")
+        if self.network is not None and self.weights is None:
+            raise ValueError(f"{self.network} needs --weights: a file, or random:SEED")
+        if self.network is not None and (self.input is not None or self.dynamic):
+            raise ValueError(f"{self.network} knows its input; --input and --dynamic are for --module and --program")
+        if self.module is not None and self.input is None:
+            raise ValueError("--module needs --input CxHxW, the shape of one image")
+        if self.program is not None and self.weights is not None:
+            raise ValueError("a program holds its weights; leave --weights out")
+        return self
 
 
 class TrainJob(Job):
@@ -43,3 +90,76 @@ class TrainJob(Job):
     """of the model; the largest there plus one when left out"""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of the training; the split of the data has its own"""
+
+    @property
+    def model(self) -> str:
+        """The name of the model in the repository."""
+        return self.name or self.network
+
+
+class BatchJob(Job):
+    """Freezes every model of a list; what is up to date is skipped, what fails does not stop the rest."""
+
+    file: CliPositionalArg[Path]
+    """a TOML file: repository = "models", then a [[models]] table for each"""
+    jobs: int = Field(default=1, ge=1, le=256)
+    """worker processes; each holds one model at a time, and shares the cores with the others"""
+    report: Path | None = None
+    """the folder of report.json and report.html; LIST-report beside the list when left out"""
+
+
+class ListJob(Job):
+    """Shows the public weights, how accurate they are and whether they are in the cache."""
+
+    cache: Path | None = None
+    """the folder of downloaded files; the platform's for caches when left out"""
+
+
+class FetchJob(Job):
+    """Downloads public weights into the cache; what broke off goes on where it was."""
+
+    names: CliPositionalArg[list[str]] = Field(min_length=1)
+    """files, networks (the most accurate file of each), or all"""
+    cache: Path | None = None
+    """the folder of downloaded files; the platform's for caches when left out"""
+
+
+class CheckJob(Job):
+    """Compares the cached files with their sha256."""
+
+    names: CliPositionalArg[list[str]] = ["all"]
+    """files, networks, or all"""
+    cache: Path | None = None
+    """the folder of downloaded files; the platform's for caches when left out"""
+
+
+class WeightsJob(Job):
+    """Public weights: lists, fetches or checks them."""
+
+    list: CliSubCommand[ListJob]
+    fetch: CliSubCommand[FetchJob]
+    check: CliSubCommand[CheckJob]
+
+
+class DescribeJob(Job):
+    """Prints the layers of a network: output size, parameters, multiply-adds."""
+
+    network: CliPositionalArg[str | None] = None
+    """the network's name"""
+    at: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
+    """height and width of the input, as 224x224; the network's own when left out"""
+    all: CliImplicitFlag[bool] = False
+    """one line for every network instead"""
+    as_json: CliImplicitFlag[bool] = Field(default=False, alias="json")
+    """as JSON"""
+
+
+class FiltersJob(Job):
+    """Draws the kernels of the first layer."""
+
+    source: CliPositionalArg[str]
+    """a network's name, or a bundle as REPOSITORY/NAME/VERSION"""
+    weights: str | None = None
+    """of a network: a .pth, .th, .pt or .safetensors file, or random:SEED"""
+    out: Path
+    """the PNG file to write"""

@@ -5,7 +5,9 @@ A stage that fails raises with its report, and nothing is published.
 
 import codecs
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,16 +16,22 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bundle.errors import BundleError, BundleExistsError
-from bundle.manifest import Evaluation, Folding, Manifest
-from bundle.store import GOLDEN, LABELS, MODEL, check_name, parse_labels, versions, write_bundle
+from bundle.manifest import Evaluation, Folding, Input, Manifest, Parity
+from bundle.preprocess import Pixels
+from bundle.store import GOLDEN, LABELS, MODEL, check_name, parse_labels, write_bundle
 from export.architectures import Architecture, find
+from export.convolutional import explicit, sliding
 from export.data import DIGITS, digits, png
+from export.errors import ExportError, GraphError, ParityError
 from export.evaluate import evaluate
+from export.exporters import EXPORTERS
 from export.fold import fold_batchnorm, prove
 from export.graph import Normalize, serialize, to_onnx
 from export.jobs import FreezeJob, TrainJob
-from export.verify import compare, golden, parity_samples, require, sample_images
-from export.weights import Loaded, load
+from export.modules import Foreign, Shape, load_module, load_program
+from export.overrides import as_published, overridden, reshaped
+from export.verify import compare, find_images, golden, own_samples, parity_samples, require, sample_images
+from export.weights import RANDOM, Loaded, load
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +44,31 @@ def freeze(job: FreezeJob) -> Path:
     Raises:
         ExportError, BundleError: what is wrong, and that nothing was published.
     """
-    architecture = find(job.network)
-    _require_free(job)
+    _require_free(job.repository, job.model, job.version)
     content = None if job.labels is None else _read_labels(job.labels)
-    log.info("loading %s", job.weights)
-    loaded = load(architecture, job.weights, classes=None if content is None else content.count(b"\n"))
-    classes = loaded.architecture.classes
+    images = [] if job.images is None else find_images(job.images)
+    log.info("loading %s", job.weights or job.program or job.module)
+    source = _load(job, None if content is None else content.count(b"\n"))
+    source = replace(source, architecture=overridden(source.architecture, job))
+    classes = source.architecture.classes
     labels = tuple(map(str, range(classes))) if content is None else parse_labels(content, classes)
-    return publish(job, loaded, labels)
+    return publish(job, source, labels, images=images)
+
+
+def _load(job: FreezeJob, classes: int | None) -> Loaded:
+    """The network that a job names, with its weights; `classes` is the number of labels."""
+    shape = None if job.input is None else Shape.parse(job.input)
+    if job.program is not None:
+        return load_program(job.program, shape, dynamic=job.dynamic)
+    if job.module is not None and shape is not None:
+        return load_module(job.module, shape, weights=job.weights, classes=classes, dynamic=job.dynamic)
+    if job.network is None or job.weights is None:
+        raise ExportError("name a network with its weights, a module with its input, or a program")
+    architecture = find(job.network)
+    if job.weights.startswith(RANDOM):
+        architecture = overridden(reshaped(architecture, job), job)
+    loaded = load(architecture, job.weights, classes=classes)
+    return replace(loaded, architecture=as_published(loaded.architecture, loaded.source))
 
 
 def train(job: TrainJob) -> Path:
@@ -51,7 +76,7 @@ def train(job: TrainJob) -> Path:
     from export.train import train_digits  # noqa: PLC0415 Lightning takes seconds to import, and only this needs it
 
     architecture = find(job.network)
-    _require_free(job)
+    _require_free(job.repository, job.model, job.version)
     loaded = train_digits(architecture, job.seed)
     return publish(job, loaded, DIGITS, lambda model: _evaluate_digits(model, architecture))
 
@@ -61,30 +86,36 @@ def publish(
     loaded: Loaded,
     labels: tuple[str, ...],
     evaluations: Callable[[bytes], Evaluations] = lambda _: (),
+    images: Sequence[Path] = (),
 ) -> Path:
-    """Folds, freezes, compares, evaluates and writes a network with its weights."""
+    """Folds, freezes, compares, evaluates and writes a network with its weights.
+
+    Args:
+        job: what was asked for.
+        loaded: the network.
+        labels: of its classes.
+        evaluations: of the graph's bytes.
+        images: the user's own, compared in addition.
+    """
     network, architecture = loaded.network, loaded.architecture
-    reference = Normalize(network, architecture.mean, architecture.std).eval()
+    samples = [*parity_samples(architecture.input), *own_samples(images, architecture.input)]
+    reference = Normalize(explicit(network, architecture.window), architecture.preprocessing).eval()
     log.info("folding")
-    folded, layers = fold_batchnorm(network)
-    proof = _prove(architecture, network, folded, layers)
-    log.info("freezing")
-    model = serialize(to_onnx(folded, architecture))
-    log.info("comparing with torch")
-    parity = compare(reference, model, parity_samples(architecture.input), architecture.tolerance)
-    require(parity)
+    folded, proof = _fold(loaded)
+    exporter, model, parity = _freeze(folded, architecture, reference, samples)
+    parity = parity.model_copy(update={"images": len(images)})
     manifest = Manifest(
         architecture=architecture.name,
         classes=architecture.classes,
         input=architecture.input,
         parameters=parameters(network),
         folded_parameters=parameters(folded),
-        macs=macs(architecture),
+        macs=count_macs(network, architecture.input),
         source=loaded.source,
         folding=proof,
         parity=parity,
         evaluations=evaluations(model),
-        tools={tool: version(tool) for tool in ("torch", "onnx", "onnxscript")},
+        tools={"exporter": exporter} | {tool: version(tool) for tool in ("torch", "onnx", "onnxscript")},
         files={},
     )
     files = {
@@ -93,7 +124,10 @@ def publish(
         GOLDEN: golden(reference, architecture.input).to_bytes(),
     }
     log.info("publishing")
-    return write_bundle(job.repository, job.name or job.network, manifest, files, job.version)
+    try:
+        return write_bundle(job.repository, job.model, manifest, files, job.version)
+    except OSError as error:
+        raise ExportError(f"{job.model} cannot be written to {job.repository}: {error.strerror or error}") from error
 
 
 def parameters(network: nn.Module) -> int:
@@ -108,10 +142,46 @@ def macs(architecture: Architecture) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _prove(architecture: Architecture, network: nn.Module, folded: nn.Module, layers: int) -> Folding:
-    images = torch.from_numpy(sample_images(4, architecture.input.size, architecture.channels)).double() / 255
-    mean, std = torch.tensor(architecture.mean).double(), torch.tensor(architecture.std).double()
-    return prove(network, folded, layers, ((images - mean) / std).permute(0, 3, 1, 2))
+def count_macs(network: nn.Module, wanted: Input) -> int:
+    """The same of a network that is there, by running it."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, wanted.channels, wanted.height, wanted.width))
+    return int(counter.get_total_flops()) // 2
+
+
+def _fold(loaded: Loaded) -> tuple[nn.Module, Folding]:
+    """The network without BatchNorm, and the proof that it is still the same one."""
+    architecture = loaded.architecture
+    images = torch.from_numpy(sample_images(4, architecture.input.size, architecture.channels))
+    exact = Normalize(nn.Identity(), architecture.preprocessing).double().normalized(images)
+    layers = loaded.layers if isinstance(loaded, Foreign) else sliding(loaded.network, architecture.window)
+    folded, count = fold_batchnorm(layers, exact.float())
+    return folded, prove(loaded.network, folded, count, exact)
+
+
+def _freeze(
+    folded: nn.Module, architecture: Architecture, reference: nn.Module, samples: Sequence[Pixels]
+) -> tuple[str, bytes, Parity]:
+    """The graph of the first exporter that makes one which answers as torch does.
+
+    Raises:
+        ExportError: no exporter does; it says what was wrong with each.
+    """
+    failed: list[GraphError | ParityError] = []
+    for name, exporter in EXPORTERS.items():
+        try:
+            log.info("freezing through %s", name)
+            model = serialize(to_onnx(folded, architecture, exporter))
+            log.info("comparing with torch")
+            parity = compare(reference, model, samples, architecture.tolerance)
+            require(parity)
+        except (GraphError, ParityError) as error:
+            log.info("%s: %s", name, error)
+            failed.append(error)
+        else:
+            return name, model, parity
+    reports = "; ".join(f"through {name}: {error}" for name, error in zip(EXPORTERS, failed, strict=True))
+    raise ExportError(f"{architecture.name} cannot be frozen; {reports}") from failed[0]
 
 
 def _evaluate_digits(model: bytes, architecture: Architecture) -> Evaluations:
@@ -125,11 +195,13 @@ def _evaluate_digits(model: bytes, architecture: Architecture) -> Evaluations:
     )
 
 
-def _require_free(job: FreezeJob | TrainJob) -> None:
+def _require_free(repository: Path, name: str, version: int | None) -> None:
     """What `write_bundle` would refuse after minutes of work is refused at once."""
-    name = check_name(job.name or job.network)
-    if job.version in versions(job.repository, name):
-        raise BundleExistsError(f"{name} has a version {job.version}; leave --version out, or choose another")
+    folder = repository / check_name(name)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BundleError(f"{name} is a link or a file in the repository; export into a real folder")
+    if version is not None and os.path.lexists(folder / str(version)):
+        raise BundleExistsError(f"{name} has a version {version}; leave --version out, or choose another")
 
 
 def _read_labels(path: Path) -> bytes:

@@ -82,7 +82,7 @@ class Recipe(pl.LightningModule):
         super().__init__()
         self.size = architecture.size
         self.network = architecture.build(architecture.classes, architecture.channels)
-        self.normalized = Normalize(self.network, architecture.mean, architecture.std)
+        self.normalized = Normalize(self.network, architecture.preprocessing)
 
     def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         images, classes = batch
@@ -147,7 +147,7 @@ def disturbed(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def _loader(part: Part, architecture: Architecture, *, shuffle: bool = False) -> DataLoader[tuple[torch.Tensor, ...]]:
     """The images of a part as the service resizes them, before the crop."""
-    size = Size(architecture.resize, architecture.resize)
+    size = Size(architecture.input.resize, architecture.input.resize)
     rows = np.empty((len(part), size.height, size.width, 1), np.uint8)
     for row, image in zip(rows, part.images, strict=True):
         render(Image.fromarray(image), [View(size, Box(0, 0, *size), size)], row[None])

@@ -1,8 +1,8 @@
 """The comparison of the frozen graph with torch, on real pixels, as data."""
 
-import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,19 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import nn
 
+from bundle.errors import ImageError
 from bundle.golden import TOLERANCE, Golden
 from bundle.manifest import Input, Parity, ParityCase
-from bundle.preprocess import Pixels, render
+from bundle.preprocess import ImageLimits, Pixels, decode, render
 from bundle.views import Box, Size, View, center, shorter_side
-from export.errors import GraphError, ParityError
+from export.errors import ExportError, GraphError, ParityError
 
 BATCHES = (1, 2, 7, 32)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+MOST_IMAGES = 64
+"""Of the user's own that are compared: two full batches tell as much as a thousand."""
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 """scikit-learn's."""
@@ -42,19 +48,53 @@ def sample_images(count: int, size: Size, channels: int, seed: int = 0) -> Pixel
 
 
 def parity_samples(wanted: Input) -> list[Pixels]:
-    """One array for each case of the comparison: four batch sizes, and another shape where the network takes it."""
+    """One array for each case of the comparison: four batch sizes, and two other shapes where it takes them."""
     images = sample_images(max(BATCHES), wanted.size, wanted.channels)
     cases = [images[:batch] for batch in BATCHES]
     if wanted.dynamic:
-        odd = Size(wanted.width * 5 // 4 + 1, wanted.height * 9 // 8 + 1)
-        cases.append(sample_images(2, odd, wanted.channels))
+        landscape = Size(wanted.width * 5 // 4 + 1, wanted.height * 9 // 8 + 1)
+        portrait = Size(wanted.width, wanted.height * 3 // 2)
+        cases += [sample_images(2, landscape, wanted.channels), sample_images(1, portrait, wanted.channels)]
     return cases
 
 
+def find_images(folder: Path) -> list[Path]:
+    """The images of a folder and of those in it, at most `MOST_IMAGES`, evenly spaced in the order of their names.
+
+    Raises:
+        ExportError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder.name} is no folder; check the path given with --images")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ExportError(f"{folder.name} holds no {', '.join(SUFFIXES)} file; check the path given with --images")
+    count = min(len(found), MOST_IMAGES)
+    return [found[index * len(found) // count] for index in range(count)]
+
+
+def own_samples(paths: Sequence[Path], wanted: Input) -> list[Pixels]:
+    """The central views of images, in arrays of at most 32, as the service draws them.
+
+    Raises:
+        ExportError: a file cannot be read, or is no image.
+    """
+    rows = np.empty((len(paths), wanted.height, wanted.width, wanted.channels), np.uint8)
+    for row, path in zip(rows, paths, strict=True):
+        try:
+            image = decode(path.read_bytes(), wanted.channels, ImageLimits())
+        except (ImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ExportError(f"{path.name}, given with --images: {reason}") from error
+        plan = center(Size(*image.size), wanted.size, wanted.resize)
+        render(image, plan, row[None], wanted.interpolation)
+    return [rows[start : start + max(BATCHES)] for start in range(0, len(rows), max(BATCHES))]
+
+
 def open_session(model: bytes) -> onnxruntime.InferenceSession:
-    """The graph on ONNX Runtime's CPU provider, on all cores."""
+    """The graph on ONNX Runtime's CPU provider, on as many cores as torch has."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:

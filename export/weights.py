@@ -1,7 +1,8 @@
-"""Weights for a network: from a local checkpoint, or random ones that make a comparison mean something."""
+"""Weights for a network: from a checkpoint, or random ones that make a comparison mean something."""
 
 import hashlib
 import io
+import logging
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -15,10 +16,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bundle.manifest import Source
-from export.architectures import Architecture
+from export import catalogue
+from export.architectures import ARCHITECTURES, Architecture
+from export.download import default_cache
 from export.errors import WeightsError
 from export.graph import Normalize
+from export.models.lenet import RadialBasis, Subsampling
 from export.verify import sample_images
+
+log = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
 
@@ -31,6 +37,12 @@ PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 FORMATS = (".pth", ".th", ".pt", ".safetensors")
 
 RANDOM = "random:"
+
+OPEN = 0.5
+"""The mean of what random weights give to a ReLU, with a deviation of 1: at 0 rounding errors grow much faster."""
+
+V1 = "_v1"
+"""Ends the names of the networks with the strides of the paper: `export/models/resnet.py`."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +59,35 @@ def load(architecture: Architecture, weights: str, classes: int | None = None) -
 
     Args:
         architecture: the network's row.
-        weights: a path, or "random:SEED".
+        weights: a path, the name of a public file in the cache, or "random:SEED".
         classes: of a random network; the row's own when None. A checkpoint knows its own.
 
     Raises:
-        WeightsError: the file cannot be read, or does not hold exactly this network.
+        WeightsError: the file cannot be read, or does not hold exactly this network, or is known to be of another.
     """
     if weights.startswith(RANDOM):
         return _load_random(architecture.shaped(classes or architecture.classes, architecture.channels), weights)
-    content = _read(Path(weights))
-    state = unwrap(read_state(Path(weights).name, content))
+    path = locate(weights)
+    content = _read(path)
+    digest = hashlib.sha256(content).hexdigest()
+    _require_of(architecture, path.name, digest)
+    state = _without_auxiliary(architecture, unwrap(read_state(path.name, content)))
     shaped = _shape(architecture, state)
-    source = Source(kind="file", name=Path(weights).name, sha256=hashlib.sha256(content).hexdigest())
-    return Loaded(assign(shaped, state), shaped, source)
+    return Loaded(assign(shaped, state), shaped, Source(kind="file", name=path.name, sha256=digest))
+
+
+def locate(weights: str) -> Path:
+    """The path of a checkpoint: the one given, or that of a public file in the cache if there is no other of its name.
+
+    Raises:
+        WeightsError: it is the name of a public file that is not in the cache.
+    """
+    path = Path(weights)
+    if path.exists() or catalogue.named(path.name) is None:
+        return path
+    if not (cached := default_cache() / path.name).exists():
+        raise WeightsError(f"{path.name} is not here; multicrop-export weights fetch {path.name} downloads it")
+    return cached
 
 
 def read_state(name: str, content: bytes) -> Mapping[str, Any]:
@@ -126,13 +154,49 @@ def _read(path: Path) -> bytes:
         raise WeightsError(f"{path.name} cannot be read; check the path given with --weights") from error
 
 
+def _require_of(architecture: Architecture, name: str, digest: str) -> None:
+    """Refuses a known file of another network; shapes alone would let some of them pass."""
+    if architecture.name not in ARCHITECTURES:  # a network of the user's own, which may take public weights
+        return
+    row, claimed = catalogue.find(digest), catalogue.named(name)
+    if row is None and claimed is not None:
+        raise WeightsError(
+            f"{name} is not the public file of this name: its sha256 begins with {digest[:8]}; "
+            f"fetch it again, or rename it if it is yours"
+        )
+    if row is not None and row.network != architecture.name:
+        raise WeightsError(f"{name} is the public {row.file} of {row.network}, not of {architecture.name}")
+    if row is not None and row.top1 is None:
+        raise WeightsError(f"{name} is the public {row.file}, which holds features and no usable classifier")
+    if row is None and (twin := _twin(architecture.name)) in ARCHITECTURES:
+        log.info(
+            "%s halves the grid at the %s convolution of a block, %s at the other; their shapes are the same, so only "
+            "whoever trained these weights knows which it is",
+            architecture.name,
+            "first 1x1" if architecture.name.endswith(V1) else "3x3",
+            twin,
+        )
+
+
+def _twin(name: str) -> str:
+    return name.removesuffix(V1) if name.endswith(V1) else name + V1
+
+
+def _without_auxiliary(architecture: Architecture, state: State) -> State:
+    """The weights without those of the heads that only training needs."""
+    kept = {key: value for key, value in state.items() if not key.startswith(architecture.auxiliary)}
+    if dropped := len(state) - len(kept):
+        log.info("left out %d tensors of the auxiliary heads (%s)", dropped, ", ".join(architecture.auxiliary))
+    return kept
+
+
 def _shape(architecture: Architecture, state: State) -> Architecture:
     """The row with the classes and channels of the checkpoint; a key that is not there is reported with the others."""
     classes, channels = architecture.classes, architecture.channels
     if architecture.head in state and state[architecture.head].ndim:
         classes = state[architecture.head].shape[0]
     if architecture.stem in state and state[architecture.stem].ndim > 1:
-        channels = state[architecture.stem].shape[1]
+        channels = architecture.channels_of(state[architecture.stem].shape)
     if channels not in (1, 3):
         raise WeightsError(f"{architecture.stem} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
     return architecture.shaped(classes, channels)
@@ -166,7 +230,8 @@ def random_network(architecture: Architecture, seed: int) -> nn.Module:
     """A network that tells images apart, so that comparing its answers means something.
 
     He initialisation; random BatchNorm scale and shift; BatchNorm statistics those of a few sample images, disturbed,
-    so that activations keep their size through any depth; a head scaled so that logits of two images differ by about 1.
+    so that activations keep their size through any depth; layers without BatchNorm as if one had been folded into them;
+    a head scaled so that logits of two images differ by about 1.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
@@ -174,7 +239,7 @@ def random_network(architecture: Architecture, seed: int) -> nn.Module:
     network = network.to_empty(device="cpu").double().eval()
     _initialise(network, generator)
     images = torch.from_numpy(sample_images(8, architecture.input.size, architecture.channels, seed))
-    _calibrate(Normalize(network, architecture.mean, architecture.std).double(), architecture.head, images, generator)
+    _calibrate(Normalize(network, architecture.preprocessing).double(), architecture.head, images, generator)
     return assign(architecture, {key: value.float() for key, value in network.state_dict().items()})
 
 
@@ -187,17 +252,41 @@ def _initialise(network: nn.Module, generator: torch.Generator) -> None:
                 nn.init.normal_(module.bias, std=0.1, generator=generator)
         elif isinstance(module, _BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, std=0.2, generator=generator)
+            nn.init.normal_(module.bias, OPEN, 0.2, generator=generator)
             module.reset_running_stats()
+        elif isinstance(module, Subsampling):
+            nn.init.uniform_(module.weight, 0.15, 0.35, generator=generator)
+            nn.init.normal_(module.bias, std=0.1, generator=generator)
+        elif isinstance(module, RadialBasis):
+            module.reset_parameters()
     for block in network.modules():
         norms = [child for child in block.children() if isinstance(child, _BatchNorm)]
-        if len(norms) > 1:  # the last of a residual branch: at full scale, depth makes a chaos of rounding errors
+        if getattr(block, "plain", False):
+            _straighten(block)
+        elif len(norms) > 1:  # the last of a residual branch: at full scale, depth makes a chaos of rounding errors
             norms[-1].weight.mul_(0.3)
+            norms[-1].bias.sub_(OPEN)
+
+
+def _straighten(block: nn.Module) -> None:
+    """Does for layers without shortcuts what 0.3 does for a residual branch: each stays near to the identity.
+
+    With random layers the rounding error of plain56 grows to 5e-3 of the logits, and that of plain110 to all of them.
+    """
+    for layer in block.children():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.mul_(0.25).add_(nn.init.dirac_(torch.empty_like(layer.weight)))
 
 
 @torch.no_grad()
 def _calibrate(network: Normalize, head: str, images: torch.Tensor, generator: torch.Generator) -> None:
     """Sets each BatchNorm's statistics, then the head, from what reaches them; one pass, from the input onwards."""
+    last = network.network.get_submodule(head.rpartition(".")[0])
+    biased = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | Subsampling) and module.bias is not None and module is not last
+    ]
 
     def normalise(norm: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
         assert norm.running_mean is not None  # noqa: S101 random networks keep statistics
@@ -207,15 +296,42 @@ def _calibrate(network: Normalize, head: str, images: torch.Tensor, generator: t
         norm.running_mean.copy_(mean + 0.1 * noise[0] * variance.sqrt())
         norm.running_var.copy_(variance * (0.2 * noise[1]).exp() + 1e-4)
 
+    def settle(
+        layer: nn.Conv2d | nn.Linear | Subsampling, _: tuple[torch.Tensor], output: torch.Tensor
+    ) -> torch.Tensor:
+        """Folds in a random BatchNorm with the statistics of the output; returns the new output."""
+        assert layer.bias is not None  # noqa: S101 `biased` says so
+        variance, mean = torch.var_mean(output, (0, *range(2, output.ndim)))
+        gain = torch.empty_like(mean).uniform_(0.5, 1.5, generator=generator) / (variance + 1e-4).sqrt()
+        layer.weight *= gain.view(-1, *[1] * (layer.weight.ndim - 1))
+        shift = OPEN + 0.2 * torch.randn(len(mean), generator=generator, dtype=mean.dtype)
+        layer.bias.copy_((layer.bias - mean) * gain + shift)
+        mean, gain, shift = (value.view(-1, *[1] * (output.ndim - 2)) for value in (mean, gain, shift))
+        return (output - mean) * gain + shift
+
     def spread(linear: nn.Linear, inputs: tuple[torch.Tensor]) -> None:
         logits = inputs[0] @ linear.weight.T
-        between_two = (logits - logits.roll(1, 0)).square().mean().sqrt()
+        between_two = _between_two(logits)
         linear.weight /= between_two
         noise = torch.randn(len(linear.bias), generator=generator, dtype=linear.bias.dtype)
         linear.bias.copy_(0.1 * noise - logits.mean(0) / between_two)
 
+    def narrow(basis: RadialBasis, inputs: tuple[torch.Tensor]) -> None:
+        """The codes stay: the layer before answers less, until the distances differ as logits should."""
+        before = biased[-1]
+        assert before.bias is not None  # noqa: S101 `biased` says so
+        between_two = _between_two(basis.forward(inputs[0]))
+        before.weight /= between_two
+        before.bias /= between_two
+
     hooks = [m.register_forward_pre_hook(normalise) for m in network.modules() if isinstance(m, _BatchNorm)]
-    hooks += [network.network.get_submodule(head.rpartition(".")[0]).register_forward_pre_hook(spread)]
+    hooks += [layer.register_forward_hook(settle) for layer in biased]
+    hooks += [last.register_forward_pre_hook(narrow if isinstance(last, RadialBasis) else spread)]
     network(images)
     for hook in hooks:
         hook.remove()
+
+
+def _between_two(logits: torch.Tensor) -> torch.Tensor:
+    """The root of the mean squared difference of the logits of two images."""
+    return (logits - logits.roll(1, 0)).square().mean().sqrt()

@@ -19,6 +19,6 @@ class Frozen:
 def freeze(name: str, weights: str, classes: int | None = None) -> Frozen:
     loaded = load(find(name), weights, classes)
     architecture = loaded.architecture
-    reference = Normalize(loaded.network, architecture.mean, architecture.std).eval()
+    reference = Normalize(loaded.network, architecture.preprocessing).eval()
     folded, _ = fold_batchnorm(loaded.network)
     return Frozen(loaded, reference, serialize(to_onnx(folded, architecture)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from prometheus_client import Metric
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, get_subcommand
 
 from export.__main__ import Cli
 from fakes import write_colour_bundle
@@ -80,8 +80,7 @@ def test_service_commands_parse(command: str) -> None:
 
 @pytest.mark.parametrize("command", commands("multicrop-export"))
 def test_export_commands_parse(command: str) -> None:
-    cli = CliApp.run(Cli, cli_args=command.split()[1:])
-    assert cli.freeze or cli.train
+    assert get_subcommand(CliApp.run(Cli, cli_args=command.split()[1:])) is not None
 
 
 @pytest.mark.parametrize("path", re.findall(r"python (\S+\.py)", text("README.md") + text("docs/benchmarks.md")))

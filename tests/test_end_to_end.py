@@ -115,7 +115,7 @@ def test_ten_views_of_a_photograph_are_torch_on_ten_crops(tmp_path: Path, averag
     photo = Image.fromarray(load_sample_images().images[0])  # 640 x 427
     pipeline.freeze(FreezeJob(network="resnet18", weights="random:3", repository=tmp_path))
     row = architectures.find("resnet18")
-    network = Normalize(load(row, "random:3").network, row.mean, row.std).eval()
+    network = Normalize(load(row, "random:3").network, row.preprocessing).eval()
 
     resized = photo.resize((383, 256), Image.Resampling.BILINEAR)
     corners = [(0, 0), (159, 0), (0, 32), (159, 32), (80, 16)]  # (383 - 224) / 2 = 79.5 goes to the even 80

@@ -9,33 +9,42 @@ resnet152   3  8  36 3    60,192,808   1x1, 3x3, 1x1
 
 A bottleneck halves the grid at its 3x3 (v1.5: torchvision, fb.resnet.torch); `_v1` at its first 1x1, as the paper and
 Caffe do. The two have the same keys and shapes, so weights of one load into the other and answer wrongly: the name
-decides. Shortcuts that change shape are a 1x1 convolution (option B).
+decides.
+
+Shortcuts that change shape are a 1x1 convolution (option B), unless the name says otherwise (section 4.1):
+resnet18_a, resnet34_a    11,515,688, 21,623,848   no parameters (A)
+resnet34_c                22,716,840               every shortcut is a 1x1 convolution (C)
+plain18, plain34          as _a                    no shortcuts at all
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
+
+Shortcuts = Literal["A", "B", "C", "plain"]
 
 
 class BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, inside: int, width: int, stride: int, *, v1: bool = False) -> None:
+    def __init__(self, inside: int, width: int, stride: int, shortcuts: Shortcuts = "B") -> None:
         super().__init__()
-        del v1  # a basic block has one form
         self.conv1 = nn.Conv2d(inside, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = shortcut(inside, width * self.expansion, stride)
+        self.downsample = shortcut(inside, width, stride, shortcuts)
+        self.plain = shortcuts == "plain"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         identity = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        out: torch.Tensor = self.relu(x + identity)
+        out: torch.Tensor = self.relu(x if self.plain else x + identity)
         return out
 
 
@@ -62,39 +71,48 @@ class Bottleneck(nn.Module):
         return out
 
 
-def shortcut(inside: int, outside: int, stride: int) -> nn.Sequential | None:
-    """Option B: a projection where the shape changes, else nothing."""
-    if stride == 1 and inside == outside:
+class Subsample(nn.Module):
+    """Option A: every second pixel, and zeros for the new channels, behind the old ones as in fb.resnet.torch."""
+
+    def __init__(self, zeros: int) -> None:
+        super().__init__()
+        self.zeros = zeros
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.zeros))
+
+
+def shortcut(inside: int, outside: int, stride: int, shortcuts: Shortcuts = "B") -> nn.Module | None:
+    """What the input of a block goes through before the sum; None: nothing."""
+    same = stride == 1 and inside == outside
+    if shortcuts == "plain" or (same and shortcuts != "C"):
         return None
+    if shortcuts == "A":
+        return Subsample(outside - inside)
     return nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
 
 
 class ResNet(nn.Module):
     def __init__(
         self,
-        block: type[BasicBlock | Bottleneck],
+        block: Callable[[int, int, int], BasicBlock | Bottleneck],
         blocks: Sequence[int],
         classes: int = 1000,
         channels: int = 3,
-        *,
-        v1: bool = False,
     ) -> None:
+        """`block` makes one of (channels that come in, width, stride); `blocks` are their numbers at each grid."""
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        outside = [width * block.expansion for width in (64, 64, 128, 256, 512)]
-
-        def stage(number: int) -> nn.Sequential:
-            width, stride = 32 << number, 1 if number == 1 else 2
-            inside = 64 if number == 1 else outside[number - 1]
-            first = block(inside, width, stride, v1=v1)
-            rest = (block(outside[number], width, 1, v1=v1) for _ in range(blocks[number - 1] - 1))
-            return nn.Sequential(first, *rest)
-
-        self.layer1, self.layer2, self.layer3, self.layer4 = (stage(number) for number in (1, 2, 3, 4))
-        self.fc = nn.Linear(outside[4], classes)
+        inside, stages = 64, []
+        for width, stride, count in zip((64, 128, 256, 512), (1, 2, 2, 2), blocks, strict=True):
+            first = block(inside, width, stride)
+            inside = width * first.expansion
+            stages.append(nn.Sequential(first, *(block(inside, width, 1) for _ in range(count - 1))))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(inside, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 3 x 224 x 224
         x = self.relu(self.bn1(self.conv1(x)))  # N x 64 x 112 x 112

@@ -7,6 +7,8 @@ resnet44    7       658,586
 resnet56    9       853,018
 resnet110   18    1,727,962
 
+plain20 ... plain110 are the same without the shortcuts: the same layers, parameters and keys.
+
 Names of layers and form of the shortcut are those of the public checkpoints (akamaster/pytorch_resnet_cifar10): every
 second pixel, and the new channels are zeros on both sides of the old ones. fb.resnet.torch appends them all.
 """
@@ -28,29 +30,30 @@ class Shortcut(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, inside: int, planes: int, stride: int) -> None:
+    def __init__(self, inside: int, planes: int, stride: int, *, plain: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, planes, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.shortcut = nn.Identity() if stride == 1 else Shortcut(planes // 4)
+        self.plain = plain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return torch.relu(y + self.shortcut(x))
+        return torch.relu(y if self.plain else y + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
-    def __init__(self, n: int, classes: int = 10, channels: int = 3) -> None:
+    def __init__(self, n: int, classes: int = 10, channels: int = 3, *, plain: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
 
         def stage(inside: int, planes: int, stride: int) -> nn.Sequential:
-            rest = (Block(planes, planes, 1) for _ in range(n - 1))
-            return nn.Sequential(Block(inside, planes, stride), *rest)
+            rest = (Block(planes, planes, 1, plain=plain) for _ in range(n - 1))
+            return nn.Sequential(Block(inside, planes, stride, plain=plain), *rest)
 
         self.layer1, self.layer2, self.layer3 = stage(16, 16, 1), stage(16, 32, 2), stage(32, 64, 2)
         self.linear = nn.Linear(64, classes)

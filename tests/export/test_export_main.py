@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bundle.store import open_bundle
 from export.__main__ import main
+from export.verify import open_session, run
 
 
 def test_freeze_prints_the_folder_and_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,12 +47,18 @@ def test_what_does_not_work_is_one_line_and_status_1(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "say what to do, freeze or train"),
+        ([], "say what to do, for example freeze or train"),
         (
             ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--version", "0"],
             "version: Input should be",
         ),
         (["train", "lenet5", "--data", "mnist", "--repository", "r"], "data: Input should be 'digits'"),
+        (["freeze", "lenet5", "--repository", "r"], "freeze: lenet5 needs --weights: a file, or random:SEED"),
+        (["freeze", "--repository", "r"], "freeze: name one network: NETWORK, --module"),
+        (
+            ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--std", "0"],
+            "std.0: Input should be greater than 0",
+        ),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_status_2(
@@ -63,13 +71,17 @@ def test_what_is_asked_wrongly_is_one_line_and_status_2(
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("missing", ["--weights", "--repository"])
-def test_required_options_are_asked_for(capsys: pytest.CaptureFixture[str], missing: str) -> None:
-    given = {"--weights": "random:0", "--repository": "r"}
-    del given[missing]
+def test_the_repository_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["freeze", "lenet5", *(part for option in given.items() for part in option)])
-    assert missing in capsys.readouterr().err.splitlines()[-1]
+        main(["freeze", "lenet5", "--weights", "random:0"])
+    assert "--repository" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_lists_of_numbers_are_written_with_commas(tmp_path: Path) -> None:
+    options = ["--mean=-0.5", "--std", "0.25,0.25,0.25", "--channels", "bgr", "--scale", "0.01"]
+    assert main(["freeze", "resnet20", "--weights", "random:0", "--repository", str(tmp_path), *options]) == 0
+    black = open_session(open_bundle(tmp_path, "resnet20", 1).model)
+    assert run(black, np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 10)
 
 
 def test_help_is_the_docstrings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.architectures import find
+from export.architectures import Preprocessing, find
 from export.errors import GraphError
 from export.graph import Normalize, check, serialize, to_onnx
 from export.verify import open_session, run, sample_images
@@ -67,8 +67,16 @@ def test_any_batch_is_taken_and_probabilities_are_the_softmax(resnet20: Frozen, 
 def test_pixels_are_normalised_as_the_table_says() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
     mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 1.0, 2.0])
-    seen, _ = Normalize(torch.nn.Identity(), tuple(mean), tuple(std))(torch.from_numpy(pixels))
+    normalize = Normalize(torch.nn.Identity(), Preprocessing(5, tuple(mean), tuple(std)))
+    seen = normalize.normalized(torch.from_numpy(pixels))
     np.testing.assert_allclose(seen.numpy(), ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_channels_are_turned_before_the_statistics() -> None:
+    caffe = Preprocessing(5, mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 2.0), scale=1.0, channels="bgr")
+    red, green, blue = 10, 20, 30
+    seen = Normalize(torch.nn.Identity(), caffe).normalized(torch.tensor([[[[red, green, blue]]]], dtype=torch.uint8))
+    assert seen.flatten().tolist() == [30 - 104, 20 - 117, (10 - 128) / 2]
 
 
 def test_the_same_weights_give_the_same_bytes(lenet5: Frozen) -> None:

@@ -1,10 +1,13 @@
 """A comparison that fails when it should."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from bundle.errors import BundleError
@@ -12,8 +15,18 @@ from bundle.golden import Golden
 from bundle.manifest import Input, Parity
 from bundle.views import Size
 from export.architectures import find
-from export.errors import GraphError, ParityError
-from export.verify import compare, golden, open_session, parity_samples, require, run, sample_images
+from export.errors import ExportError, GraphError, ParityError
+from export.verify import (
+    compare,
+    find_images,
+    golden,
+    open_session,
+    own_samples,
+    parity_samples,
+    require,
+    run,
+    sample_images,
+)
 from frozen import Frozen, freeze
 
 
@@ -36,7 +49,7 @@ class Swapped(nn.Module):
         return logits[order], probabilities[order]
 
 
-def test_graph_and_torch_agree_at_four_batch_sizes_and_another_shape(resnet20: Frozen) -> None:
+def test_graph_and_torch_agree_at_four_batch_sizes_and_two_other_shapes(resnet20: Frozen) -> None:
     report = parity(resnet20)
     assert [(case.batch, case.height, case.width) for case in report.cases] == [
         (1, 32, 32),
@@ -44,6 +57,7 @@ def test_graph_and_torch_agree_at_four_batch_sizes_and_another_shape(resnet20: F
         (7, 32, 32),
         (32, 32, 32),
         (2, 37, 41),
+        (1, 48, 32),
     ]
     assert all(case.top1_agreement == 1 and 0 < case.max_rel < report.tolerance for case in report.cases)
     require(report)
@@ -130,3 +144,53 @@ def test_golden_answers_accept_the_graph_and_refuse_another(resnet20: Frozen) ->
     assert again.check(logits, "cpu") < 1e-5
     with pytest.raises(BundleError, match="the answers are off"):
         again.check(logits[::-1], "cpu")
+
+
+# --- the user's own images
+
+
+def photo(path: Path, seed: int = 0, size: tuple[int, int] = (60, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def test_own_images_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+    paths = [photo(tmp_path / name) for name in ("b.png", "a/z.webp", "a/y.JPG", "c.jpeg")]
+    (tmp_path / "Thumbs.db").touch()
+    assert find_images(tmp_path) == sorted(paths)
+
+
+def test_of_many_images_64_evenly_spaced_ones_are_taken(tmp_path: Path) -> None:
+    for number in range(640):
+        (tmp_path / f"{number:03}.png").touch()
+    assert [path.stem for path in find_images(tmp_path)] == [f"{number:03}" for number in range(0, 640, 10)]
+
+
+def test_own_images_are_seen_as_the_service_sees_them(tmp_path: Path) -> None:
+    wanted = Input(height=16, width=16, channels=3, dynamic=False, resize=20, interpolation="bicubic")
+    paths = [photo(tmp_path / f"{number}.png", number) for number in range(33)]
+    samples = own_samples(paths, wanted)
+    assert [len(images) for images in samples] == [32, 1]
+    # 60 x 40 becomes 30 x 20; the centre of that
+    plain = Image.open(paths[32]).resize((30, 20), Image.Resampling.BICUBIC).crop((7, 2, 23, 18))
+    np.testing.assert_array_equal(samples[1][0], np.asarray(plain))
+
+
+def test_no_images_make_no_samples() -> None:
+    assert own_samples([], Input(height=8, width=8, channels=1, dynamic=False, resize=8)) == []
+
+
+@pytest.mark.parametrize("make", [lambda _: None, Path.touch, Path.mkdir])
+def test_a_folder_without_images_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "photos")
+    with pytest.raises(ExportError, match=r"photos (is no folder|holds no \.jpg, .* file); check the path"):
+        find_images(tmp_path / "photos")
+
+
+def test_a_damaged_image_is_refused_by_name(tmp_path: Path) -> None:
+    photo(tmp_path / "bad.png").write_bytes(photo(tmp_path / "good.png").read_bytes()[:500])
+    wanted = Input(height=8, width=8, channels=1, dynamic=False, resize=8)
+    with pytest.raises(ExportError, match=r"bad.png, given with --images: .*cut short"):
+        own_samples(find_images(tmp_path), wanted)

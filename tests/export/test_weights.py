@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import safetensors.torch
 import torch
 
 from bundle.views import Size
+from export import catalogue
 from export.architectures import Architecture, find
+from export.catalogue import PublicWeights
 from export.errors import WeightsError
 from export.graph import Normalize
 from export.verify import ask, sample_images
@@ -98,7 +101,7 @@ def test_classes_come_from_the_checkpoint(tmp_path: Path) -> None:
 def test_channels_come_from_the_checkpoint(tmp_path: Path) -> None:
     theirs = random_network(RESNET20.shaped(10, 1), 0).state_dict()
     architecture = load(RESNET20, save(tmp_path, theirs)).architecture
-    assert (architecture.channels, len(architecture.mean), architecture.input.channels) == (1, 1, 1)
+    assert (architecture.channels, len(architecture.preprocessing.mean), architecture.input.channels) == (1, 1, 1)
 
 
 def test_four_channels_are_refused(tmp_path: Path, state: State) -> None:
@@ -129,6 +132,130 @@ def test_values_that_are_not_finite_are_refused_by_key(tmp_path: Path, state: St
     bad[3] = value
     with pytest.raises(WeightsError, match=r"layer1.1.bn2.running_var holds NaN or infinity"):
         load(RESNET20, save(tmp_path, state | {"layer1.1.bn2.running_var": bad}))
+
+
+AUXILIARY = replace(RESNET20, auxiliary=("aux1.", "aux2."))
+
+
+def test_auxiliary_heads_are_left_out_by_name_and_counted(
+    tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads = {"aux1.fc.weight": torch.zeros(2, 2), "aux1.fc.bias": torch.zeros(2), "aux2.conv.weight": torch.zeros(1)}
+    path = save(tmp_path, prefixed(state | heads, "module."))
+    with caplog.at_level("INFO", "export.weights"):
+        assert_same(load(AUXILIARY, path).network.state_dict(), state)
+    assert caplog.messages == ["left out 3 tensors of the auxiliary heads (aux1., aux2.)"]
+
+
+def test_what_only_looks_like_an_auxiliary_head_is_unexpected(tmp_path: Path, state: State) -> None:
+    path = save(tmp_path, state | {"auxiliary.weight": torch.zeros(1), "layer1.aux1.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"unexpected: auxiliary.weight, layer1.aux1.weight$"):
+        load(AUXILIARY, path)
+
+
+def test_without_auxiliary_heads_in_its_row_a_network_refuses_them(tmp_path: Path, state: State) -> None:
+    with pytest.raises(WeightsError, match=r"unexpected: aux1.fc.bias$"):
+        load(RESNET20, save(tmp_path, state | {"aux1.fc.bias": torch.zeros(2)}))
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, content: bytes, network: str, top1: float | None = 90.0) -> str:
+    """Makes the content the only public weights there are; returns their file name."""
+    prefix = hashlib.sha256(content).hexdigest()[:8]
+    file = f"{network}-{prefix}.pth"
+    row = PublicWeights(network, file, prefix, f"http://weights.invalid/{file}", 1.0, top1, None, 32, 32, license=None)
+    monkeypatch.setattr(catalogue, "PUBLIC", (row,))
+    return file
+
+
+@pytest.mark.parametrize("name", ["resnet50_v1", "resnet101"])
+def test_a_public_file_of_another_network_is_refused_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = publish(monkeypatch, b"torchvision's", "resnet50")
+    (tmp_path / "cats.pth").write_bytes(b"torchvision's")
+    with pytest.raises(WeightsError, match=f"cats.pth is the public {file} of resnet50, not of {name}"):
+        load(find(name), str(tmp_path / "cats.pth"))
+
+
+def test_a_public_file_without_a_classifier_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, b"features", "resnet20", top1=None)
+    (tmp_path / "mine.pth").write_bytes(b"features")
+    with pytest.raises(WeightsError, match="holds features and no usable classifier"):
+        load(RESNET20, str(tmp_path / "mine.pth"))
+
+
+def test_a_file_that_only_has_the_name_of_a_public_one_is_refused(tmp_path: Path, state: State) -> None:
+    path = save(tmp_path, state, "resnet20-12fca82f.th")
+    with pytest.raises(WeightsError, match=r"resnet20-12fca82f.th is not the public file of this name"):
+        load(RESNET20, path)
+
+
+def test_a_network_of_the_users_own_takes_public_weights(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, state)
+    publish(monkeypatch, Path(path).read_bytes(), "resnet32")
+    assert_same(load(replace(RESNET20, name="mine:build"), path).network.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet50", "resnet50 halves the grid at the 3x3 convolution of a block, resnet50_v1 at the other"),
+        (
+            "resnet101_v1",
+            "resnet101_v1 halves the grid at the first 1x1 convolution of a block, resnet101 at the other",
+        ),
+    ],
+)
+def test_the_stride_that_shapes_cannot_tell_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, words: str
+) -> None:
+    path = save(tmp_path, {})
+    with caplog.at_level("INFO", "export.weights"), pytest.raises(WeightsError, match="missing"):
+        load(find(name), path)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(words)
+
+
+def test_nothing_is_said_of_strides_where_there_is_one_form_or_the_file_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path, {})
+    with caplog.at_level("INFO", "export.weights"):
+        with pytest.raises(WeightsError, match="missing"):
+            load(find("resnet18"), path)
+        publish(monkeypatch, Path(path).read_bytes(), "resnet50")
+        with pytest.raises(WeightsError, match="missing"):
+            load(find("resnet50"), path)
+    assert caplog.messages == []
+
+
+def test_a_public_file_is_found_in_the_cache(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Path(save(tmp_path, state)).read_bytes()
+    file = publish(monkeypatch, content, "resnet20")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=f"{file} is not here; multicrop-export weights fetch {file} downloads it"):
+        load(RESNET20, file)
+    (tmp_path / "multicrop").mkdir()
+    (tmp_path / "multicrop" / file).write_bytes(content)
+    loaded = load(RESNET20, file)
+    assert_same(loaded.network.state_dict(), state)
+    assert (loaded.source.name, str(loaded.source.sha256)[:8]) == (file, file[-12:-4])
+    (tmp_path / file).write_bytes(b"damaged")  # a file here comes before the cache
+    with pytest.raises(WeightsError, match="is not the public file of this name"):
+        load(RESNET20, file)
+
+
+def test_the_public_weights_of_resnet20(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "export.weights"):
+        loaded = load(RESNET20, str(shared / "weights" / "cifar10_resnet20-12fca82f.th"))
+    row = catalogue.find(str(loaded.source.sha256))
+    assert row is not None
+    assert (row.network, caplog.messages) == ("resnet20", [])
+    with pytest.raises(WeightsError, match=r"the public resnet20-12fca82f.th of resnet20, not of resnet32"):
+        load(find("resnet32"), str(shared / "weights" / "cifar10_resnet20-12fca82f.th"))
 
 
 class Malicious:
@@ -201,7 +328,7 @@ def test_what_names_no_weights_is_refused(weights: str, message: str) -> None:
 
 
 def photographs_logits(architecture: Architecture, seed: int) -> np.ndarray[Any, Any]:
-    network = Normalize(random_network(architecture, seed), architecture.mean, architecture.std).eval()
+    network = Normalize(random_network(architecture, seed), architecture.preprocessing).eval()
     size = Size(architecture.size, architecture.size)
     return ask(network, sample_images(2, size, architecture.channels))
 
