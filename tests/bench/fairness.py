@@ -2,7 +2,7 @@
 
     python tests/bench/fairness.py [--quantum 32 4 1] [--seconds 5] [--rounds 3]
 
-Closed loop, no HTTP: each client sends its next request when it has the answer. Prints a table and writes JSON.
+Closed loop, no HTTP, pixels drawn ahead by a pool as for a GPU: each client sends its next request when it has the answer. Prints a table and writes JSON.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,8 +77,9 @@ async def client(batcher: Batcher, rows: int, end: float, seconds: list[float]) 
 
 
 def measure(load: Load, quantum: int, duration: float) -> Result:
-    backend = FakeBackend(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE)
-    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=1_000_000, quantum=quantum)
+    backend = FakeBackend(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE, fills_ahead=True)
+    pool = ThreadPoolExecutor(2)
+    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=1_000_000, quantum=quantum, pool=pool)
     small: list[float] = []
     large: list[float] = []
 
@@ -89,6 +91,7 @@ def measure(load: Load, quantum: int, duration: float) -> Result:
 
     asyncio.run(everybody())
     batcher.close(1.0)
+    pool.shutdown()
     return Result(
         quantum=quantum,
         small=load.small,
