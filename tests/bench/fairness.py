@@ -2,7 +2,8 @@
 
     python tests/bench/fairness.py [--quantum 32 4 1] [--seconds 5] [--rounds 3]
 
-Closed loop, no HTTP, pixels drawn ahead by a pool as for a GPU: each client sends its next request when it has the answer. Prints a table and writes JSON.
+Closed loop, no HTTP, pixels drawn ahead by a pool as for a GPU: each client sends its next request when it has the
+answer. Prints a table and writes JSON.
 """
 
 import argparse
