@@ -99,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ExportError, BundleError, OSError) as error:
         print(f"multicrop-export: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("multicrop-export: interrupted; what was published is whole", file=sys.stderr)
+        return 130
     print(_summary(folder))
     return 0
 
