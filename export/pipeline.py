@@ -30,7 +30,16 @@ from export.graph import Normalize, serialize, to_onnx
 from export.jobs import FreezeJob, TrainJob
 from export.modules import Foreign, Shape, load_module, load_program
 from export.overrides import as_published, overridden, reshaped
-from export.verify import compare, find_images, golden, own_samples, parity_samples, require, sample_images
+from export.verify import (
+    compare,
+    find_images,
+    golden,
+    one_thread,
+    own_samples,
+    parity_samples,
+    require,
+    sample_images,
+)
 from export.weights import RANDOM, Loaded, load
 
 log = logging.getLogger(__name__)
@@ -81,6 +90,7 @@ def train(job: TrainJob) -> Path:
     return publish(job, loaded, DIGITS, lambda model: _evaluate_digits(model, architecture))
 
 
+@one_thread()
 def publish(
     job: FreezeJob | TrainJob,
     loaded: Loaded,

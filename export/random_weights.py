@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from export.architectures import Architecture
 from export.graph import Normalize
 from export.models.lenet import RadialBasis, Subsampling
-from export.verify import sample_images
+from export.verify import one_thread, sample_images
 
 OPEN = 0.5
 """The mean of what random weights give to a ReLU, with a deviation of 1: at 0 rounding errors grow much faster."""
@@ -20,6 +20,7 @@ OPEN = 0.5
 Biased = nn.Conv2d | nn.Linear | Subsampling
 
 
+@one_thread()
 def random_state(architecture: Architecture, seed: int) -> dict[str, torch.Tensor]:
     """The float32 weights of a network; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """The comparison of the frozen graph with torch, on real pixels, as data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def own_samples(paths: Sequence[Path], wanted: Input) -> list[Pixels]:
         plan = center(Size(*image.size), wanted.size, wanted.resize)
         render(image, plan, row[None], wanted.interpolation)
     return [rows[start : start + max(BATCHES)] for start in range(0, len(rows), max(BATCHES))]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch and new sessions compute on one core: float32 sums depend on how they are divided.
+
+    What is measured is part of the manifest, and the digest must not depend on the number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def open_session(model: bytes) -> onnxruntime.InferenceSession:

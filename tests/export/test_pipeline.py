@@ -316,3 +316,19 @@ def test_public_resnet20_is_right_915_times_of_1000(shared: Path, tmp_path: Path
     )
     assert found.evaluation.top1 == 915
     assert [answer.index for answer in found.answers] == answers.tolist()
+
+
+@pytest.mark.slow
+def test_the_digest_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    """GoogLeNet: its float32 sums in torch differ between one and two threads."""
+    job = FreezeJob(network="googlenet_2014", weights="random:0", repository=tmp_path)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            freeze(job)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    digests = [open_bundle(tmp_path, job.model, version).digest for version in (1, 2)]
+    assert digests[0] == digests[1]
