@@ -207,12 +207,12 @@ class Batcher:
         with self._changed:
             if self._queue.cancel(entry) is None:
                 return
+            self._metrics.waiting(self._queue.waiting)
             self._changed.notify_all()  # a lane that only waits for this one may end now
         self._end(entry, reason, error)
 
     def _end(self, entry: Entry, reason: str, error: Exception | None) -> None:
         self._metrics.dropped(reason, entry.rows - entry.scored)
-        self._metrics.waiting(self._queue.waiting)
         entry.pixels, entry.fill = None, spent
         if error is not None:
             with contextlib.suppress(InvalidStateError):
