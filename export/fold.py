@@ -58,17 +58,6 @@ def fold_batchnorm(network: nn.Module, example: torch.Tensor | None = None) -> t
     return traced.eval(), folded
 
 
-def fold_and_prove(network: nn.Module, example: torch.Tensor) -> tuple[nn.Module, Folding]:
-    """`fold_batchnorm` and `prove` for any module.
-
-    Args:
-        network: in eval mode, from one tensor to one.
-        example: an input in float64, of a few rows; the closer to real data the better.
-    """
-    folded, layers = fold_batchnorm(network, example.float())
-    return folded, prove(network, folded, layers, example)
-
-
 def prove(network: nn.Module, folded: nn.Module, layers: int, images: torch.Tensor) -> Folding:
     """Measures the folded and the unfolded float32 network against the unfolded one in float64.
 

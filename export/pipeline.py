@@ -144,16 +144,8 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def macs(architecture: Architecture) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image at native size."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = architecture.build(architecture.classes, architecture.channels).eval()
-        network(torch.zeros(1, architecture.channels, architecture.size, architecture.size))
-    return int(counter.get_total_flops()) // 2
-
-
 def count_macs(network: nn.Module, wanted: Input) -> int:
-    """The same of a network that is there, by running it."""
+    """Multiply-adds of the convolutions and linear layers for one image at native size, by running it."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, wanted.channels, wanted.height, wanted.width))
     return int(counter.get_total_flops()) // 2

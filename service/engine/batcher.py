@@ -188,9 +188,8 @@ class Batcher:
     def _report(self, entry: Entry, now: float) -> None:
         """Divides the time from offer to answer: drawing, running, and the rest, which is waiting."""
         worked = now - entry.offered_at - entry.fill_seconds
-        entry.compute_seconds = min(
-            entry.run_seconds, worked
-        )  # lanes side by side ran for more than the time that passed
+        # Lanes side by side may have run for more than the time that passed.
+        entry.compute_seconds = min(entry.run_seconds, worked)
         entry.queue_seconds = worked - entry.compute_seconds
         entry.pixels = None  # megabytes that nobody needs any more
         self._metrics.stage("decode", entry.fill_seconds)

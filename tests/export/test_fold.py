@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from bundle.manifest import Folding
 from export.architectures import find
 from export.errors import FoldError
-from export.fold import fold_and_prove, fold_batchnorm, prove
+from export.fold import fold_batchnorm, prove
 from export.layers import as_layers
 from export.weights import load
 from frozen import Frozen
+
+
+def fold_and_prove(network: nn.Module, example: torch.Tensor) -> tuple[nn.Module, Folding]:
+    """Both steps of the pipeline, for an example in float64."""
+    folded, layers = fold_batchnorm(network, example.float())
+    return folded, prove(network, folded, layers, example)
 
 
 def batchnorm(channels: int, seed: int = 0) -> nn.BatchNorm2d:
