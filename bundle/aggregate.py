@@ -33,6 +33,11 @@ def average(logits: npt.ArrayLike, weights: npt.ArrayLike, how: Average) -> npt.
     return softmax(mean) if how == "logits" else np.asarray(mean)
 
 
+def sharpen(probabilities: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
+    """The softmax of log(probabilities) / temperature along the last axis (Guo et al., 2017, section 4.2)."""
+    return softmax(np.log(np.maximum(probabilities, np.finfo(np.float64).tiny)) / temperature)
+
+
 def top_k(probabilities: npt.NDArray[np.float64], k: int) -> list[int]:
     """The indices of the k largest, the largest first; of equal ones the lower index first."""
     return [int(index) for index in np.argsort(-probabilities, kind="stable")[:k]]

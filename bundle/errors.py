@@ -1,8 +1,9 @@
-"""What can be wrong with an image or a bundle.
+"""What can be wrong with an image, a bundle, or labelled data.
 
     bytes -> probe, decode -> ImageFormatError | BadImageError
     folder -> open_bundle -> BundleError
     folder -> write_bundle -> BundleExistsError
+    labelled images -> open_labelled -> LabelledError
 
 Each message names the thing, the value and the way out, and holds no library's own words: it may be shown to a client.
 """
@@ -34,3 +35,7 @@ class BundleError(ValueError):
 
 class BundleExistsError(BundleError):
     """The version asked for is there already; bundles are never changed."""
+
+
+class LabelledError(ValueError):
+    """Labelled images that cannot be read, or whose labels are not those of the model."""

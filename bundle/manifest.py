@@ -105,6 +105,20 @@ class Evaluation(Facts):
     """Images whose best answer is right."""
 
 
+class Cost(Facts):
+    """The layers of one resolution: `macs` multiply-adds at each of h x w places, h = (height + offset) // stride."""
+
+    stride: int = Field(ge=0)
+    """0: there is one place, whatever the size (after global pooling)."""
+    offset: int
+    macs: int = Field(ge=0)
+
+    def at(self, size: Size) -> int:
+        if not self.stride:
+            return self.macs
+        return self.macs * ((size.height + self.offset) // self.stride) * ((size.width + self.offset) // self.stride)
+
+
 class FileRecord(Facts):
     size: int = Field(ge=0)
     """In bytes."""
@@ -128,6 +142,8 @@ class Manifest(Facts):
     folded_parameters: int = Field(ge=0)
     macs: int = Field(ge=0)
     """Multiply-adds of the convolutions and linear layers for one view at native size."""
+    costs: tuple[Cost, ...] = ()
+    """The same by resolution, of a graph that takes any size."""
     source: Source
     folding: Folding
     parity: Parity
@@ -135,6 +151,14 @@ class Manifest(Facts):
     tools: dict[str, str] = {}
     """The versions of what exported it."""
     files: dict[FileName, FileRecord]
+
+    def macs_at(self, size: Size) -> int:
+        """Multiply-adds for one view of that size; in proportion to its pixels where `costs` are not known."""
+        if size == self.input.size:
+            return self.macs
+        if self.costs:
+            return sum(cost.at(size) for cost in self.costs)
+        return self.macs * size.width * size.height // (self.input.width * self.input.height)
 
     def to_json(self) -> bytes:
         """Canonical: sorted keys, no spaces, ASCII, one final newline."""

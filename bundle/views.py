@@ -1,10 +1,10 @@
-"""View plans: which parts of the resized image a network looks at, as data.
+"""Views: which parts of the resized image a network looks at, as data, and the geometry that they are made of.
 
-A plan is a pure function of the upright image's size, the network's input size and the resize of its shorter side.
 Rounding is torchvision's: the long side is truncated, the offset of a centred crop is rounded half to even.
+`bundle.plans` combines these into the published protocols.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,7 +17,10 @@ class Size(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A rectangle of pixels; left and top count from the upper left corner."""
+    """A rectangle of pixels; left and top count from the upper left corner.
+
+    Of a view, what lies outside the image is black.
+    """
 
     left: int
     top: int
@@ -50,13 +53,34 @@ class ViewPlan:
     def __iter__(self) -> Iterator[View]:
         return iter(self.views)
 
-    def distinct(self) -> "ViewPlan":
-        """The same average with each view computed once: the weights of identical views are added up."""
+    def distinct(self, *, near: bool = False) -> "ViewPlan":
+        """The same average with each view computed once: the weights of identical views are added up.
+
+        Args:
+            near: also merge views of one size that show the same part of the image at another scale, to within half a
+                pixel of the view: an approximation. The first of them is computed.
+        """
         weights: dict[View, float] = {}
         for view in self.views:
             key = replace(view, weight=1.0)
+            if near:
+                key = next((other for other in weights if _shows_the_same(other, view)), key)
             weights[key] = weights.get(key, 0.0) + view.weight
         return ViewPlan(self.name, tuple(replace(view, weight=weight) for view, weight in weights.items()))
+
+
+def _shows_the_same(first: View, second: View) -> bool:
+    """Whether no edge differs by more than half a pixel of the first view; in whole numbers, where halves are exact."""
+    if (first.size, first.mirrored) != (second.size, second.mirrored):
+        return False
+    for axis in (0, 1):
+        whole, other_whole = first.resized[axis], second.resized[axis]
+        start, other_start = first.box[axis], second.box[axis]
+        length, other_length = first.box[axis + 2], second.box[axis + 2]
+        for edge, other in ((start, other_start), (start + length, other_start + other_length)):
+            if 2 * first.size[axis] * abs(edge * other_whole - other * whole) > length * other_whole:
+                return False
+    return True
 
 
 def shorter_side(image: Size, length: int) -> Size:
@@ -73,39 +97,44 @@ def centre(inside: Box, size: Size) -> Box:
     return Box(left, top, *size)
 
 
-def corners_and_centre(inside: Box, size: Size) -> list[Box]:
-    """Upper left, upper right, lower left, lower right, centre."""
+def corners(inside: Box, size: Size) -> list[Box]:
+    """Upper left, upper right, lower left, lower right."""
     right = inside.left + inside.width - size.width
     bottom = inside.top + inside.height - size.height
-    corners = [Box(left, top, *size) for top in (inside.top, bottom) for left in (inside.left, right)]
-    return [*corners, centre(inside, size)]
+    return [Box(left, top, *size) for top in (inside.top, bottom) for left in (inside.left, right)]
 
 
-def center(image: Size, crop: Size, resize: int) -> ViewPlan:
+def corners_and_centre(inside: Box, size: Size) -> list[Box]:
+    """The corners, then the centre."""
+    return [*corners(inside, size), centre(inside, size)]
+
+
+def grid(inside: Box, size: Size, count: int) -> list[Box]:
+    """`count` x `count` boxes at even distances from edge to edge, row by row (our reading of VGG's regular grid)."""
+    across, down = inside.width - size.width, inside.height - size.height
+    return [
+        Box(inside.left + round(column * across / (count - 1)), inside.top + round(row * down / (count - 1)), *size)
+        for row in range(count)
+        for column in range(count)
+    ]
+
+
+def shifts(inside: Box, size: Size, distance: int) -> list[Box]:
+    """The central box moved by `-distance`, 0 and `distance` pixels down and across, row by row."""
+    middle = centre(inside, size)
+    steps = (-distance, 0, distance)
+    return [Box(middle.left + across, middle.top + down, *size) for down in steps for across in steps]
+
+
+def squares(resized: Size) -> list[Box]:
+    """The squares at both ends and in the middle of the longer side: left, centre, right, or top, centre, bottom."""
+    side, whole = min(resized), Box(0, 0, *resized)
+    first = Box(0, 0, side, side)
+    last = Box(resized.width - side, resized.height - side, side, side)
+    return [first, centre(whole, Size(side, side)), last]
+
+
+def center_view(image: Size, crop: Size, resize: int) -> View:
     """The centre crop, the single-crop protocol of all the papers."""
     resized = shorter_side(image, resize)
-    return ViewPlan("center", (View(resized, centre(Box(0, 0, *resized), crop), crop),))
-
-
-def ten_crop(image: Size, crop: Size, resize: int) -> ViewPlan:
-    """Four corners and the centre of the whole resized image, each with its mirror image (He et al., 2015)."""
-    resized = shorter_side(image, resize)
-    return _ten("ten_crop", resized, Box(0, 0, *resized), crop)
-
-
-def ten_crop_square(image: Size, crop: Size, resize: int) -> ViewPlan:
-    """The same ten views of the central square of the resized image (Krizhevsky et al., 2012, section 4.1)."""
-    resized = shorter_side(image, resize)
-    square = centre(Box(0, 0, *resized), Size(resize, resize))
-    return _ten("ten_crop_square", resized, square, crop)
-
-
-def _ten(name: str, resized: Size, inside: Box, crop: Size) -> ViewPlan:
-    boxes = corners_and_centre(inside, crop)
-    return ViewPlan(name, tuple(View(resized, box, crop, mirrored) for box in boxes for mirrored in (False, True)))
-
-
-PLANS: dict[str, Callable[[Size, Size, int], ViewPlan]] = {
-    function.__name__: function for function in (center, ten_crop, ten_crop_square)
-}
-"""Every plan by its name: (upright image size, input size, resize of the shorter side) -> views."""
+    return View(resized, centre(Box(0, 0, *resized), crop), crop)

@@ -18,22 +18,29 @@ from pydantic_settings import (
     get_subcommand,
 )
 
-from bundle.errors import BundleError
+from bundle.errors import BundleError, LabelledError
 from bundle.store import open_bundle
 from export.errors import ExportError
 from export.jobs import (
     BatchJob,
+    CalibrateJob,
     CheckJob,
     DescribeJob,
+    EvaluateJob,
     FetchJob,
     FiltersJob,
     FreezeJob,
+    FrontierJob,
+    LearnWeightsJob,
     ListJob,
     TrainJob,
     WeightsJob,
 )
 
-Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob
+Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
+"""Of a bundle, with labelled images."""
+
+Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | FrontierJob
 """What publishes no single bundle."""
 
 
@@ -54,6 +61,10 @@ class Cli(BaseSettings):
     describe: CliSubCommand[DescribeJob]
     filters: CliSubCommand[FiltersJob]
     weights: CliSubCommand[WeightsJob]
+    evaluate: CliSubCommand[EvaluateJob]
+    calibrate: CliSubCommand[CalibrateJob]
+    learn_weights: CliSubCommand[LearnWeightsJob]
+    frontier: CliSubCommand[FrontierJob]
 
     @classmethod
     def settings_customise_sources(
@@ -96,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(job, Told):
             return _tell(job)
         folder = _run(job)
-    except (ExportError, BundleError, OSError) as error:
+    except (ExportError, BundleError, LabelledError, OSError) as error:
         print(f"multicrop-export: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -120,6 +131,12 @@ def _tell(job: Told) -> int:
         report = batch.run(job)
         print(report.table())
         return 1 if report.count("failed") else 0
+    if isinstance(job, FrontierJob):
+        from export import frontier  # noqa: PLC0415 as above
+
+        found = frontier.run(job)
+        print(found.text())
+        return 1 if found.answer and not found.answer.met else 0
     if isinstance(job, ListJob | FetchJob | CheckJob):
         from export import download  # noqa: PLC0415 as above
 
@@ -128,11 +145,24 @@ def _tell(job: Told) -> int:
         from export import outline  # noqa: PLC0415 as above
 
         print(outline.tell(job))
+    elif isinstance(job, Asked):
+        print(_ask(job))
     else:
         from export import filters  # noqa: PLC0415 as above
 
         print(filters.write_filters(job))
     return 0
+
+
+def _ask(job: Asked) -> str:
+    """What labelled images say about a bundle."""
+    from export import calibrate, evaluations, learn  # noqa: PLC0415 as above
+
+    if isinstance(job, CalibrateJob):
+        return calibrate.tell(job)
+    if isinstance(job, LearnWeightsJob):
+        return learn.tell(job)
+    return evaluations.tell(job)
 
 
 def _show_progress() -> None:

@@ -10,10 +10,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 from bundle.preprocess import Pixels
-from bundle.store import open_bundle
 from export.architectures import find
 from export.errors import ExportError
 from export.jobs import FiltersJob
+from export.target import find_bundle
 from export.weights import load
 
 TILE = 64
@@ -74,18 +74,14 @@ def first_convolution(model: onnx.ModelProto) -> Kernels:
     raise ExportError("the graph has no convolution")
 
 
-def _of_bundle(folder: Path) -> Kernels:
-    folder = folder.resolve()
-    if not folder.name.isdecimal():
-        raise ExportError(f"{folder.name} is no version; name a bundle as REPOSITORY/NAME/VERSION")
-    bundle = open_bundle(folder.parent.parent, folder.parent.name, int(folder.name))
-    return first_convolution(onnx.load_model_from_string(bundle.model))
+def _of_bundle(path: Path) -> Kernels:
+    return first_convolution(onnx.load_model_from_string(find_bundle(path).bundle.model))
 
 
 def _of_network(name: str, weights: str | None) -> Kernels:
     architecture = find(name)
     if weights is None:
-        raise ExportError(f"say whose kernels of {name} with --weights, or name a bundle as REPOSITORY/NAME/VERSION")
+        raise ExportError(f"say whose kernels of {name} with --weights, or name a bundle as REPOSITORY/NAME")
     loaded = load(architecture, weights)
     return np.asarray(loaded.network.get_parameter(loaded.architecture.stem).numpy())
 

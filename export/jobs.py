@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_settings import CliImplicitFlag, CliPositionalArg, CliSubCommand
 
+from bundle.aggregate import Average
 from bundle.preprocess import Interpolation
 
 
@@ -158,8 +159,87 @@ class FiltersJob(Job):
     """Draws the kernels of the first layer."""
 
     source: CliPositionalArg[str]
-    """a network's name, or a bundle as REPOSITORY/NAME/VERSION"""
+    """a network's name, or a bundle as REPOSITORY/NAME/VERSION; the newest of REPOSITORY/NAME"""
     weights: str | None = None
     """of a network: a .pth, .th, .pt or .safetensors file, or random:SEED"""
     out: Path
     """the PNG file to write"""
+
+
+class LabelledJob(Job):
+    """What is asked of a bundle with the help of labelled images."""
+
+    bundle: CliPositionalArg[Path]
+    """REPOSITORY/NAME/VERSION, or REPOSITORY/NAME for the newest version"""
+    data: Path
+    """a folder with a folder of images for each class, a CSV file of file and label, or MNIST's or CIFAR-10's files"""
+    part: str | None = None
+    """START:STOP of the images in their order: 50000:, or --part=-10000: for the last ones"""
+
+
+class EvaluateJob(LabelledJob):
+    """Measures how often a bundle is right on labelled images, and keeps the figures beside it."""
+
+    views: tuple[str, ...] = Field(min_length=1)
+    """view plans, published or of the model's own: center,flips,ten_crop"""
+    average: Average | None = None
+    """of the views: probabilities or logits; the plan's own, or probabilities, when left out"""
+    stop: str = "never"
+    """never, exact, confident or confident:P"""
+
+
+class CalibrateJob(LabelledJob):
+    """Chooses when stop=confident is sure enough, on one half of labelled images; the other half says what it costs."""
+
+    views: str
+    """a view plan, published or of the model's own"""
+    average: Average | None = None
+    """of the views: probabilities or logits; the plan's own, or probabilities, when left out"""
+    loss: float = Field(default=0.1, ge=0, le=100)
+    """of the first half: percent of its images that are right with all views and may become wrong"""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """of the halves"""
+
+
+class LearnWeightsJob(LabelledJob):
+    """Learns a weight for each view, and writes them as a view plan of the model's own if they are an improvement."""
+
+    views: str
+    """a published view plan"""
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")
+    """of the new plan; VIEWS_learned when left out"""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """of the halves, and of the learning"""
+
+
+class FrontierJob(Job):
+    """Measures versions and view plans on labelled images, draws error against cost, and says what to deploy."""
+
+    bundles: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """REPOSITORY/NAME for all its versions, or REPOSITORY/NAME/VERSION"""
+    data: Path
+    """a folder with a folder of images for each class, a CSV file of file and label, or MNIST's or CIFAR-10's files"""
+    part: str | None = None
+    """START:STOP of the images in their order: 50000:, or --part=-10000: for the last ones"""
+    views: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """view plans, published or of the model's own; all that the network can run when left out"""
+    average: Average | None = None
+    """of the views: probabilities or logits; the plan's own, or probabilities, when left out"""
+    stop: tuple[str, ...] = Field(default=("never",), min_length=1)
+    """never, exact, confident or confident:P, or several of them"""
+    out: Path
+    """the folder of frontier.html, .png, .svg, .json and serving.toml"""
+    error: float | None = Field(default=None, gt=0, lt=100)
+    """a goal: top-1 error in percent, at most"""
+    gmacs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """a goal: 10^9 multiply-adds for an image, at most"""
+    latency: str | None = Field(default=None, pattern=r"^(0*[1-9]\d*(\.\d+)?|0*\.0*[1-9]\d*)(ms|s)$")
+    """a goal: of one image alone, at most, as 50ms or 0.05s"""
+    throughput: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """a goal: images per second, at least"""
+
+    @property
+    def latency_ms(self) -> float | None:
+        if self.latency is None:
+            return None
+        return float(self.latency.rstrip("ms")) * (1 if self.latency.endswith("ms") else 1000)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bundle.errors import BundleError, BundleExistsError
-from bundle.manifest import Evaluation, Folding, Input, Manifest, Parity
+from bundle.manifest import Evaluation, Folding, Manifest, Parity
 from bundle.preprocess import Pixels
 from bundle.store import GOLDEN, LABELS, MODEL, check_name, parse_labels, write_bundle
 from export.architectures import Architecture, find
 from export.convolutional import explicit, sliding
+from export.cost import count_macs, find_costs
 from export.data import DIGITS, digits, png
 from export.errors import ExportError, GraphError, ParityError
 from export.evaluate import evaluate
@@ -121,6 +121,7 @@ def publish(
         parameters=parameters(network),
         folded_parameters=parameters(folded),
         macs=count_macs(network, architecture.input),
+        costs=find_costs(folded, architecture.input) if architecture.dynamic else (),
         source=loaded.source,
         folding=proof,
         parity=parity,
@@ -142,13 +143,6 @@ def publish(
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def count_macs(network: nn.Module, wanted: Input) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image at native size, by running it."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, wanted.channels, wanted.height, wanted.width))
-    return int(counter.get_total_flops()) // 2
 
 
 def _fold(loaded: Loaded) -> tuple[nn.Module, Folding]:

@@ -17,7 +17,7 @@ from bundle.errors import ImageError
 from bundle.golden import TOLERANCE, Golden
 from bundle.manifest import Input, Parity, ParityCase
 from bundle.preprocess import ImageLimits, Pixels, decode, render
-from bundle.views import Box, Size, View, center, shorter_side
+from bundle.views import Box, Size, View, center_view, shorter_side
 from export.errors import ExportError, GraphError, ParityError
 
 BATCHES = (1, 2, 7, 32)
@@ -87,8 +87,8 @@ def own_samples(paths: Sequence[Path], wanted: Input) -> list[Pixels]:
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ExportError(f"{path.name}, given with --images: {reason}") from error
-        plan = center(Size(*image.size), wanted.size, wanted.resize)
-        render(image, plan, row[None], wanted.interpolation)
+        view = center_view(Size(*image.size), wanted.size, wanted.resize)
+        render(image, [view], row[None], wanted.interpolation)
     return [rows[start : start + max(BATCHES)] for start in range(0, len(rows), max(BATCHES))]
 
 
@@ -180,7 +180,7 @@ def _view(image: Image.Image, size: Size, generator: np.random.Generator | None)
     """The centre of the image, or a random crop of it at a random scale."""
     whole, shorter = Size(*image.size), max(size)
     if generator is None:
-        return center(whole, size, shorter).views[0]
+        return center_view(whole, size, shorter)
     resized = shorter_side(whole, round(shorter * generator.uniform(1.0, 2.5)))
     left = int(generator.integers(0, resized.width - size.width + 1))
     top = int(generator.integers(0, resized.height - size.height + 1))

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service.api import classify, errors, health, models
+from service.api import classify, errors, health, models, views
 from service.api.context import RequestContext
 from service.metrics import Metrics
 from service.registry import ModelRegistry
@@ -37,6 +37,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.draining = False
     errors.install(app)
     app.add_middleware(RequestContext, metrics=metrics)
-    for module in (classify, models, health):
+    for module in (classify, models, views, health):
         app.include_router(module.router)
     return app

@@ -1,142 +1,97 @@
-"""One image to one answer: plan, queue, run, average. All protocols are this path with other views."""
+"""One image to one answer. All protocols, and ensembles, are this path with other views."""
 
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from pydantic import BaseModel, Field
-
-from bundle.aggregate import Average, average, top_k
-from bundle.preprocess import ImageLimits, Pixels, decode, probe, render
-from bundle.views import ViewPlan
-from service.engine.queue import Entry
+from service.answer import Answered, Fault, MemberAnswer, MemberAnswered, Prediction, best
 from service.errors import DeadlineExceededError, InvalidParameterError
-from service.model import ServedModel
+from service.work import Asked, Bounds
+
+DEFAULT_TOP_K = 5
+
+Explain = Callable[[Exception], Fault]
+"""What a client is told of an error."""
 
 
-class Views(BaseModel):
-    """What was looked at."""
+class Classifier(Protocol):
+    """A model, or an ensemble of models."""
 
-    plan: str = Field(examples=["ten_crop"])
-    planned: int = Field(examples=[10])
-    """Views of the plan."""
-    computed: int = Field(examples=[10])
-    """Views that were run: identical ones are run once."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int | None: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    def check(self, asked: Asked) -> None:
+        """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
+
+    async def answer(self, image: bytes, asked: Asked, bounds: Bounds, deadline: float) -> Answered:
+        """What it says of one image; call `check` first.
+
+        Args:
+            image: a JPEG, PNG or WebP file.
+            asked: by the client.
+            bounds: on the image and on the work.
+            deadline: on the clock of time.monotonic.
+
+        Raises:
+            WorkLimitError: before anything is decoded.
+            ImageError: about the image.
+            QueueFullError, DeadlineExceededError, ShuttingDownError, BackendError: about the engine.
+        """
 
 
-class Score(BaseModel):
-    """A class and its probability."""
-
-    index: int = Field(examples=[281])
-    label: str = Field(examples=["tabby cat"])
-    probability: float = Field(ge=0, le=1, examples=[0.83])
-
-
-class Timings(BaseModel):
-    """Milliseconds of this image in each stage."""
-
-    decode: float = Field(examples=[2.4])
-    """Decoding and drawing the views."""
-    queue: float = Field(examples=[0.1])
-    compute: float = Field(examples=[18.2])
-    merge: float = Field(examples=[0.1])
-    total: float = Field(examples=[21.0])
-
-
-class Prediction(BaseModel):
-    """The answer for one image."""
-
-    model: str = Field(examples=["resnet50"])
-    version: int = Field(examples=[1])
-    digest: str = Field(examples=["5f0c" * 16])
-    """sha256 of the bundle's manifest."""
-    views: Views
-    predictions: list[Score]
-    """The most probable classes, the best first."""
-    timings_ms: Timings
-    request_id: str
+def check(classifier: Classifier, asked: Asked) -> None:
+    """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
+    classifier.check(asked)
+    if asked.top_k is not None and asked.top_k > len(classifier.labels):
+        raise InvalidParameterError(f"top_k is {asked.top_k}; {classifier.name} has {len(classifier.labels)} classes")
 
 
 async def classify(
-    model: ServedModel,
-    image: bytes,
-    *,
-    plan: str,
-    averaging: Average,
-    k: int,
-    limits: ImageLimits,
-    timeout: float,  # noqa: ASYNC109 it travels with the entry into another thread
-    request_id: str,
+    classifier: Classifier, image: bytes, *, asked: Asked, bounds: Bounds, explain: Explain, request_id: str
 ) -> Prediction:
     """Classifies one encoded image.
 
-    Args:
-        model: that serves.
-        image: a JPEG, PNG or WebP file.
-        plan: a name of `bundle.views.PLANS`.
-        averaging: over the views.
-        k: number of classes in the answer, 1 to the number of classes.
-        limits: on the image.
-        timeout: seconds from now.
-        request_id: for the answer.
-
     Raises:
-        UnknownViewsError, InvalidParameterError: before anything is decoded.
-        ImageFormatError, BadImageError: about the image.
-        QueueFullError, DeadlineExceededError, ShuttingDownError, BackendError: about the engine.
+        UnknownViewsError, InvalidParameterError: as `check`.
+        DeadlineExceededError: no answer within the bounds.
+        others: as `Classifier.answer`.
     """
     started = time.monotonic()
-    check_options(model, plan, k)
+    check(classifier, asked)
     try:
-        async with asyncio.timeout(timeout):
-            size = await asyncio.to_thread(probe, image, limits)
-            views = model.plan(plan, size)
-            distinct = views.distinct()
-            entry = Entry(len(distinct), model.shape, _draw(model, image, distinct, limits), started + timeout)
-            model.batcher.submit(entry)
-            logits = await asyncio.wrap_future(entry.future)
+        async with asyncio.timeout(bounds.timeout):
+            answered = await classifier.answer(image, asked, bounds, started + bounds.timeout)
     except TimeoutError as error:
-        raise DeadlineExceededError(f"no answer within {timeout:g} s; send fewer views, or later") from error
-
-    scored = time.monotonic()
-    probabilities = average(logits, [view.weight for view in distinct], averaging)
-    best = [
-        Score(index=index, label=model.labels[index], probability=probabilities[index])
-        for index in top_k(probabilities, k)
-    ]
-    ended = time.monotonic()
+        raise DeadlineExceededError(f"no answer within {bounds.timeout:g} s; send fewer views, or later") from error
+    predictions = best(answered.probabilities, classifier.labels, asked.top_k or DEFAULT_TOP_K)
     return Prediction(
-        model=model.name,
-        version=model.version,
-        digest=model.digest,
-        views=Views(plan=views.name, planned=len(views), computed=len(distinct)),
-        predictions=best,
-        timings_ms=Timings(
-            decode=_milliseconds(entry.fill_seconds),
-            queue=_milliseconds(entry.queue_seconds),
-            compute=_milliseconds(entry.compute_seconds),
-            merge=_milliseconds(ended - scored),
-            total=_milliseconds(ended - started),
-        ),
+        model=classifier.name,
+        version=classifier.version,
+        digest=classifier.digest,
+        views=answered.views,
+        members=[_tell(member, explain) for member in answered.members] or None,
+        predictions=predictions,
+        timings_ms=answered.seconds.timings(time.monotonic() - started),
         request_id=request_id,
     )
 
 
-def check_options(model: ServedModel, plan: str, k: int) -> None:
-    """Raises UnknownViewsError or InvalidParameterError when this model cannot take them."""
-    model.check_plan(plan)
-    if k > len(model.labels):
-        raise InvalidParameterError(f"top_k is {k}; {model.name} has {len(model.labels)} classes")
-
-
-def _draw(model: ServedModel, image: bytes, views: ViewPlan, limits: ImageLimits) -> Callable[[Pixels], None]:
-    wanted = model.manifest.input
-
-    def fill(rows: Pixels) -> None:
-        render(decode(image, wanted.channels, limits), views, rows, wanted.interpolation)
-
-    return fill
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 3)
+def _tell(member: MemberAnswered, explain: Explain) -> MemberAnswer:
+    return MemberAnswer(
+        model=member.model,
+        version=member.version,
+        digest=member.digest,
+        weight=member.weight,
+        views=None if isinstance(member.answered, Exception) else member.answered.views,
+        problem=explain(member.answered) if isinstance(member.answered, Exception) else None,
+    )

@@ -3,6 +3,7 @@
     body -> BodyTooLargeError | MediaTypeError | MultipartError | TooManyImagesError
     image -> bundle.errors.ImageFormatError | bundle.errors.BadImageError
     options -> InvalidParameterError | UnknownViewsError
+    image and options -> WorkLimitError
     registry.get -> ModelNotFoundError | ModelNotReadyError
     Batcher.submit -> QueueFullError | DeadlineExceededError | ShuttingDownError
     run -> BackendError
@@ -37,6 +38,10 @@ class InvalidParameterError(ServiceError):
 
 class UnknownViewsError(ServiceError):
     """A view plan that this model does not have."""
+
+
+class WorkLimitError(ServiceError):
+    """More work for one image than the operator allows."""
 
 
 class ModelNotFoundError(ServiceError):

@@ -21,7 +21,7 @@ class Metrics:
         )
         self._stage = Histogram(
             "multicrop_stage_seconds",
-            "Time of one image in a stage: decode, queue, compute.",
+            "Time of an image's views of one shape (and of one wave) in a stage: decode, queue, compute.",
             ["model", "stage"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -29,7 +29,15 @@ class Metrics:
         self._batch = Histogram(
             "multicrop_batch_views", "Views in a device batch.", ["model"], buckets=_VIEWS, registry=self.registry
         )
-        self._waiting = Gauge("multicrop_queue_views", "Views that wait.", ["model"], registry=self.registry)
+        self._waiting = Gauge(
+            "multicrop_queue_views", "Views that wait; larger ones are several.", ["model"], registry=self.registry
+        )
+        self._cold = Counter(
+            "multicrop_cold_views",
+            "Views of another size than the native one, run without warming.",
+            ["model"],
+            registry=self.registry,
+        )
         self._dropped = Counter(
             "multicrop_dropped_views",
             "Views that got no answer: queue_full, deadline, cancelled, failed.",
@@ -56,6 +64,7 @@ class ModelMetrics:
         self._dropped = {reason: dropped.labels(model, reason) for reason in reasons}
         self._batch = metrics._batch.labels(model)  # noqa: SLF001
         self._waiting = metrics._waiting.labels(model)  # noqa: SLF001
+        self._cold = metrics._cold.labels(model)  # noqa: SLF001
         self._reported = 0
 
     def stage(self, name: str, seconds: float) -> None:
@@ -63,6 +72,9 @@ class ModelMetrics:
 
     def batch(self, views: int) -> None:
         self._batch.observe(views)
+
+    def cold(self, views: int) -> None:
+        self._cold.inc(views)
 
     def waiting(self, views: int) -> None:
         """Moves the gauge, which all versions of the model share, by what has changed here."""

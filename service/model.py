@@ -1,5 +1,6 @@
 """A version of a model in memory: its facts, and the engine that runs it."""
 
+import asyncio
 import logging
 from concurrent.futures import Executor
 from typing import Literal
@@ -7,21 +8,24 @@ from typing import Literal
 import numpy as np
 
 from bundle.manifest import Manifest
+from bundle.preprocess import probe
 from bundle.store import Bundle
-from bundle.views import PLANS, Size, ViewPlan
+from bundle.views import Size
+from service.answer import Answered, Views, details
 from service.engine.backend import Backend, open_backend
 from service.engine.batcher import Batcher
-from service.engine.queue import Shape
-from service.errors import UnknownViewsError
+from service.look import look
 from service.metrics import Metrics
+from service.wishes import Wishes
+from service.work import Asked, Bounds, Work, check_work, work_of
 
 logger = logging.getLogger(__name__)
 
 
 class ServedModel:
-    """What `registry.get` returns; immutable but for its queue."""
+    """A version that serves; immutable but for its queue."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, batcher: Batcher) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, batcher: Batcher, wishes: Wishes) -> None:
         self.name = bundle.name
         self.version = bundle.version
         self.digest = bundle.digest
@@ -29,34 +33,51 @@ class ServedModel:
         self.manifest: Manifest = bundle.manifest
         self.backend = backend
         self.batcher = batcher
+        self.wishes = wishes
 
-    @property
-    def shape(self) -> Shape:
-        """Height, width and channels of a view."""
-        size = self.manifest.input
-        return size.height, size.width, size.channels
+    def check(self, asked: Asked) -> None:
+        """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
+        self.wishes.choose(asked)
 
-    @property
-    def plans(self) -> list[str]:
-        """The view plans that it can answer."""
-        return list(PLANS)
+    def work(self, asked: Asked, image: Size) -> Work:
+        """What it would do with an upright image of that size; raises as `check`."""
+        return work_of(self.wishes.choose(asked), image, self.manifest)
 
-    def plan(self, name: str, image: Size) -> ViewPlan:
-        """The views of an upright image of that size.
+    async def answer(self, image: bytes, asked: Asked, bounds: Bounds, deadline: float) -> Answered:
+        """What it says of one image, see `classify.Classifier`."""
+        work = await asyncio.to_thread(self._prepare, image, asked, bounds)
+        return await self.run(image, work, bounds, deadline)
 
-        Raises:
-            UnknownViewsError: no such plan.
-        """
-        self.check_plan(name)
-        return PLANS[name](image, self.manifest.input.size, self.manifest.input.resize)
+    async def run(self, image: bytes, work: Work, bounds: Bounds, deadline: float) -> Answered:
+        """`answer` for work that is known and allowed."""
+        looked = await look(self.batcher, self.manifest, image, work, bounds.image, deadline)
+        choice, used = work.choice, len(looked.logits)
+        views = Views(
+            plan=choice.plan.name,
+            planned=len(choice.plan),
+            computed=used,
+            average=choice.average,
+            stop=choice.stop,
+            stopped=used < len(work.views),
+        )
+        if choice.detail:
+            views.details = await asyncio.to_thread(details, work.views[:used], looked.logits, self.labels)
+        return Answered(looked.mean, looked.seconds, views)
 
-    def check_plan(self, name: str) -> None:
-        if name not in PLANS:
-            raise UnknownViewsError(f"{self.name} has no view plan {name[:64]!r}; it has {', '.join(self.plans)}")
+    def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> Work:
+        work = self.work(asked, probe(image, bounds.image))
+        check_work([work], bounds.max_gmacs)
+        return work
 
 
 def load_model(
-    bundle: Bundle, provider: Literal["auto", "cpu", "cuda"], metrics: Metrics, *, max_queue_size: int, pool: Executor
+    bundle: Bundle,
+    wishes: Wishes,
+    provider: Literal["auto", "cpu", "cuda"],
+    metrics: Metrics,
+    *,
+    max_queue_size: int,
+    pool: Executor,
 ) -> ServedModel:
     """Opens the session, warms it, and checks the golden inputs before anything is served.
 
@@ -69,8 +90,8 @@ def load_model(
     backend = open_backend(bundle.model, manifest.macs, provider, shape)
     error = max(_check_golden(backend, bundle, size) for size in {1, backend.max_batch_size})
     logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, backend.provider, error)
-    batcher = Batcher(backend, metrics.of(bundle.name), max_queue_size=max_queue_size, pool=pool)
-    return ServedModel(bundle, backend, batcher)
+    batcher = Batcher(backend, metrics.of(bundle.name), max_queue_size=max_queue_size, native=shape, pool=pool)
+    return ServedModel(bundle, backend, batcher, wishes)
 
 
 def _check_golden(backend: Backend, bundle: Bundle, batch_size: int) -> float:

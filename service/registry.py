@@ -1,4 +1,4 @@
-"""The models in memory: which versions serve, which were refused and why."""
+"""The models in memory: which versions and ensembles serve, which were refused and why."""
 
 import logging
 import os
@@ -10,10 +10,13 @@ from typing import Literal
 
 from bundle import store
 from bundle.errors import BundleError
-from service.errors import ModelNotFoundError, ModelNotReadyError, ProviderError
+from bundle.serving import ENSEMBLE, SERVING, Member, Serving, read_ensemble, read_serving
+from service.ensemble import Ensemble, load_ensemble
+from service.errors import InvalidParameterError, ModelNotFoundError, ModelNotReadyError, ProviderError
 from service.metrics import Metrics
 from service.model import ServedModel, load_model
 from service.settings import Settings
+from service.wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +31,24 @@ class Version:
     """One line of the index."""
 
     state: State
-    model: ServedModel | None = None
+    model: ServedModel | Ensemble | None = None
     reason: str = ""
+    """Why it does not serve; of one that serves, what of its plans or calibrations is left out."""
+
+
+Line = dict[int | None, Version]
+"""The versions of a model by their numbers; an ensemble has one line, without a number."""
 
 
 class ModelRegistry:
-    """Loads every bundle of a repository in the background; one that fails says why and leaves the others alone."""
+    """Loads the repository in the background; a bundle that fails says why and leaves the others alone."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fill")
-        self._versions: dict[str, dict[int, Version]] = {}
+        self._models: dict[str, Line] = {}
+        self._servings: dict[str, Serving] = {}
         self._closing = threading.Event()
         self._loaded = threading.Event()
         self._loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
@@ -49,7 +58,7 @@ class ModelRegistry:
         """loading, ready, or no model: nothing that could answer."""
         if not self._loaded.is_set():
             return "loading"
-        return "ready" if any(self._newest(name) for name in self._versions) else "no model"
+        return "ready" if any(self._served(name) for name in self._models) else "no model"
 
     def start(self) -> None:
         """Begins loading.
@@ -64,7 +73,7 @@ class ModelRegistry:
             )
         for name in store.names(repository):
             try:
-                self._versions[name] = dict.fromkeys(store.versions(repository, name), Version("LOADING"))
+                self._models[name] = self._look_up(name)
             except OSError as error:
                 logger.error("%s cannot be read: %s", name, error)  # noqa: TRY400 the reason is enough
         self._loader.start()
@@ -74,71 +83,124 @@ class ModelRegistry:
         end = time.monotonic() + CLOSE_SECONDS
         self._closing.set()
         self._loader.join(CLOSE_SECONDS)
-        batchers = [
-            version.model.batcher
-            for versions in self._versions.values()
-            for version in versions.values()
-            if version.model
-        ]
+        found = [version.model for versions in self._models.values() for version in versions.values()]
+        batchers = [model.batcher for model in found if isinstance(model, ServedModel)]
         for batcher in batchers:
             batcher.stop()
         for batcher in batchers:
             batcher.close(max(0.0, end - time.monotonic()))
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def index(self) -> dict[str, dict[int, Version]]:
-        """Every version of every model, the oldest first."""
-        return {name: dict(sorted(versions.items())) for name, versions in sorted(self._versions.items())}
+    def index(self) -> dict[str, Line]:
+        """Every version of every model, the oldest first, and every ensemble."""
+        return {
+            name: dict(sorted(versions.items(), key=lambda item: item[0] or 0))
+            for name, versions in sorted(self._models.items())
+        }
 
-    def get(self, name: str, version: int | None = None) -> ServedModel:
-        """The version asked for, or the newest that serves.
+    def get(self, name: str, version: int | None = None) -> ServedModel | Ensemble:
+        """The version asked for, or the newest that serves, or the ensemble of that name.
 
         Raises:
             ModelNotFoundError: no such model, or no such version of it.
             ModelNotReadyError: it is loading, or was refused.
+            InvalidParameterError: a version of an ensemble.
         """
-        versions = self._versions.get(name)
+        versions = self._models.get(name)
         if not versions:
-            known = ", ".join(self._versions) or "nothing yet"
+            known = ", ".join(self._models) or "nothing yet"
             raise ModelNotFoundError(f"there is no model {name[:64]!r}; this server has {known}")
+        if version is not None and None in versions:
+            raise InvalidParameterError(f"{name} is an ensemble, which has no versions; leave version out")
         if version is None:
-            version = self._newest(name) or max(versions)
+            if served := self._served(name):
+                return served
+            version = max(versions, key=lambda number: number or 0)
         if version not in versions:
             raise ModelNotFoundError(f"{name} has no version {version}; it has {', '.join(map(str, versions))}")
         found = versions[version]
         if found.model is None:
+            what = name if version is None else f"version {version} of {name}"
             doing = "is loading; try again soon" if found.state == "LOADING" else f"was refused: {found.reason}"
-            raise ModelNotReadyError(f"version {version} of {name} {doing}")
+            raise ModelNotReadyError(f"{what} {doing}")
         return found.model
 
-    def _newest(self, name: str) -> int | None:
-        return max((number for number, found in self._versions[name].items() if found.model), default=None)
+    def _served(self, name: str) -> ServedModel | Ensemble | None:
+        """The ensemble, or the newest version that serves."""
+        lines = sorted(self._models[name].items(), key=lambda item: item[0] or 0, reverse=True)
+        return next((found.model for _, found in lines if found.model), None)
+
+    def _look_up(self, name: str) -> Line:
+        """What of a folder is to be loaded, and what the operator wants and is not there."""
+        folder = self._settings.repository / name
+        there = store.versions(self._settings.repository, name)
+        if not there and (folder / ENSEMBLE).exists():
+            return {None: Version("LOADING")}
+        try:
+            serving = self._servings[name] = read_serving(folder)
+        except BundleError as error:
+            logger.error("%s is refused: %s", name, error)  # noqa: TRY400 the reason is enough
+            return dict.fromkeys(there, Version("UNAVAILABLE", reason=str(error)))
+        if isinstance(serving.versions, str):
+            return dict.fromkeys(there[-1:] if serving.versions == "latest" else there, Version("LOADING"))
+        missing = f"{SERVING} lists it, and it is not there; export it, or take it off the list"
+        return {
+            number: Version("LOADING") if number in there else Version("UNAVAILABLE", reason=missing)
+            for number in serving.versions
+        }
 
     def _load_all(self) -> None:
         # The newest of every model first, so that each model answers soon.
         jobs = [
             (age, name, number)
-            for name, versions in self._versions.items()
-            for age, number in enumerate(sorted(versions, reverse=True))
+            for name, versions in self._models.items()
+            for age, number in enumerate(sorted((n for n in versions if n is not None), reverse=True))
         ]
         for _, name, number in sorted(jobs):
-            if self._closing.is_set():
-                return
-            self._versions[name][number] = self._load(name, number)
-            self._metrics.models.labels(name, number).set(self._versions[name][number].state == "READY")
+            if self._models[name][number].state == "LOADING":
+                self._put(name, number)
+        for name in [name for name, versions in self._models.items() if None in versions]:
+            self._put(name, None)
         self._loaded.set()
+
+    def _put(self, name: str, number: int | None) -> None:
+        """Loads a line of the index, unless the server ends already."""
+        if self._closing.is_set():
+            return
+        what = name if number is None else f"{name} version {number}"
+        try:
+            found = self._load_ensemble(name) if number is None else self._load(name, number)
+        except (BundleError, ProviderError) as error:
+            logger.error("%s is refused: %s", what, error)  # noqa: TRY400 the reason is enough
+            found = Version("UNAVAILABLE", reason=str(error))
+        except Exception:  # a library's own words may hold addresses and paths: they stay in the log
+            logger.exception("%s cannot be loaded", what)
+            found = Version("UNAVAILABLE", reason="the graph cannot be loaded; see the server's log")
+        self._models[name][number] = found
+        self._metrics.models.labels(name, number or "ensemble").set(found.state == "READY")
 
     def _load(self, name: str, number: int) -> Version:
         settings = self._settings
+        bundle = store.open_bundle(settings.repository, name, number)
+        wishes = Wishes(settings.repository / name, self._servings[name], bundle)
+        for remark in wishes.remarks:
+            logger.warning("%s version %d: %s", name, number, remark)
+        model = load_model(
+            bundle, wishes, settings.provider, self._metrics, max_queue_size=settings.max_queue_size, pool=self._pool
+        )
+        return Version("READY", model, "; ".join(wishes.remarks))
+
+    def _load_ensemble(self, name: str) -> Version:
+        file = read_ensemble(self._settings.repository / name)
+        return Version("READY", load_ensemble(name, file, self._member))
+
+    def _member(self, member: Member) -> ServedModel:
+        """Raises BundleError: there is no such model, it does not serve, or it is an ensemble itself."""
+        if None in self._models.get(member.model, {}):
+            raise BundleError(f"{ENSEMBLE}: {member.model} is an ensemble itself; list its members")
         try:
-            bundle = store.open_bundle(settings.repository, name, number)
-            model = load_model(
-                bundle, settings.provider, self._metrics, max_queue_size=settings.max_queue_size, pool=self._pool
-            )
-        except (BundleError, ProviderError) as error:
-            logger.error("%s version %d is refused: %s", name, number, error)  # noqa: TRY400 the reason is enough
-            return Version("UNAVAILABLE", reason=str(error))
-        except Exception:  # a library's own words may hold addresses and paths: they stay in the log
-            logger.exception("%s version %d cannot be loaded", name, number)
-            return Version("UNAVAILABLE", reason="the graph cannot be loaded; see the server's log")
-        return Version("READY", model)
+            model = self.get(member.model, member.version)
+        except (ModelNotFoundError, ModelNotReadyError) as error:
+            raise BundleError(f"{ENSEMBLE}: {error}") from error
+        assert isinstance(model, ServedModel)  # noqa: S101 for the type checker; ensembles are refused above
+        return model

@@ -47,8 +47,11 @@ class Settings(BaseSettings):
     max_aspect_ratio: float = Field(20.0, ge=1)
     """Most elongated image accepted: longer by shorter side."""
 
+    max_gmacs: float = Field(4000.0, gt=0)
+    """Most work on one image, in 10^9 multiply-adds over its views; 150 views of VGG-16 are 2,321."""
+
     max_queue_size: int = Field(4096, ge=1)
-    """Most views that wait for one version of a model; more are refused with 503."""
+    """Most views that wait for one version of a model, larger ones counted as several; more are refused with 503."""
 
     timeout: float = Field(30.0, gt=0)
     """Seconds until an unanswered request is given up with 504."""

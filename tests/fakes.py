@@ -40,19 +40,30 @@ class FakeBackend:
 
 
 def write_colour_bundle(
-    repository: Path, name: str = "colours", *, size: int = 8, resize: int = 8, scale: float = 10.0
+    repository: Path,
+    name: str = "colours",
+    *,
+    size: int = 8,
+    resize: int = 8,
+    scale: float = 10.0,
+    dynamic: bool = False,
+    macs: int = 1,
+    labels: tuple[str, ...] = COLOURS,
 ) -> Path:
-    """Classes red, green and blue; the logits are `scale` times the mean of the channel in 0 to 1."""
+    """Classes red, green and blue; the logits are `scale` times the mean of the channel in 0 to 1.
+
+    With `dynamic` it takes any size; what it costs is said by `macs`, and grows with the pixels.
+    """
     images = np.zeros((3, size, size, 3), np.uint8)
     for channel in range(3):
         images[channel, :, :, channel] = 255
     manifest = Manifest(
         architecture="colours",
         classes=3,
-        input=Input(height=size, width=size, channels=3, dynamic=False, resize=resize),
+        input=Input(height=size, width=size, channels=3, dynamic=dynamic, resize=resize),
         parameters=0,
         folded_parameters=0,
-        macs=1,
+        macs=macs,
         source=Source(kind="random", name="by hand"),
         folding=Folding(layers=0, folded_error=0, unfolded_error=0),
         parity=Parity(
@@ -63,14 +74,15 @@ def write_colour_bundle(
     )
     golden = Golden(images, (scale * np.eye(3)).astype(np.float32), TOLERANCE)
     files = {
-        store.MODEL: _colour_graph(size, scale),
-        store.LABELS: "\n".join(COLOURS).encode(),
+        store.MODEL: _colour_graph(size, scale, dynamic),
+        store.LABELS: "\n".join(labels).encode(),
         store.GOLDEN: golden.to_bytes(),
     }
     return store.write_bundle(repository, name, manifest, files)
 
 
-def _colour_graph(size: int, scale: float) -> bytes:
+def _colour_graph(size: int, scale: float, dynamic: bool) -> bytes:
+    height, width = ("H", "W") if dynamic else (size, size)
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
@@ -80,7 +92,7 @@ def _colour_graph(size: int, scale: float) -> bytes:
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", height, width, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("logits", "probabilities")],
         [
             numpy_helper.from_array(np.array(scale / 255, np.float32), "scale"),

@@ -3,7 +3,7 @@
 import torch
 
 from export.architectures import Architecture
-from export.pipeline import count_macs
+from export.cost import count_macs
 
 # name: parameters, parameters after folding, multiply-adds. What SPEC.md leaves out is worked out from its neighbours:
 # a shortcut's convolution and BatchNorm more or less.

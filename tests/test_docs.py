@@ -75,7 +75,7 @@ def commands(name: str) -> list[str]:
 
 @pytest.mark.parametrize("command", commands("multicrop-service"))
 def test_service_commands_parse(command: str) -> None:
-    assert CliApp.run(Command, cli_args=command.split()[1:]).run is not None
+    assert get_subcommand(CliApp.run(Command, cli_args=command.split()[1:])) is not None
 
 
 @pytest.mark.parametrize("command", commands("multicrop-export"))

@@ -3,21 +3,21 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from bundle.aggregate import Average
+from service.answer import Fault, Prediction
 from service.api import body
 from service.api.context import CLIENT_CLOSED_REQUEST, RegistryDep, RequestIdDep, SettingsDep
 from service.api.errors import Problem, documented, to_problem
-from service.classify import Prediction, check_options, classify
+from service.classify import check, classify
 from service.errors import InvalidParameterError
+from service.work import Asked, Bounds, Merge
 
 router = APIRouter(tags=["classify"])
-
-DEFAULT_TOP_K = 5
 
 
 class Options(BaseModel):
@@ -25,10 +25,32 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    views: str = Field("center", description="A view plan; GET /v1/views lists them.", examples=["ten_crop"])
-    average: Average = Field("probabilities", description="The mean over the views: of probabilities, or of logits.")
+    views: str | None = Field(
+        None,
+        description="A view plan; GET /v1/models/{name} lists those of a model. Its default_views when left out.",
+        examples=["ten_crop"],
+    )
+    average: Average | None = Field(
+        None,
+        description="The mean over the views: of probabilities, or of logits. When left out, what the operator or the "
+        "plan says, or probabilities.",
+    )
+    stop: str | None = Field(
+        None,
+        description="Early exit: never; exact, when the views that are left cannot change the best class; confident, "
+        "or confident:P, at the calibrated confidence P. What the operator says, or never, when left out.",
+        examples=["exact"],
+    )
+    merge: Merge = Field(
+        "identical",
+        description="Which views are run once: identical ones, or also those that show nearly the same.",
+    )
+    detail: Literal["views"] | None = Field(None, description="views: tell of each view that was run.")
     top_k: int | None = Field(None, ge=1, description="Number of classes in the answer; 5 when left out.")
     version: int | None = Field(None, ge=1, description="Of the model; the newest one when left out.")
+
+    def asked(self) -> Asked:
+        return Asked(self.views, self.average, self.stop, self.merge, self.detail == "views", self.top_k)
 
 
 class Results(BaseModel):
@@ -72,24 +94,26 @@ async def classify_image(
 ) -> Response:
     """Classify one image, or several in one multipart body."""
     _require_single(request)
-    model = registry.get(name, options.version)
-    k = min(DEFAULT_TOP_K, len(model.labels)) if options.top_k is None else options.top_k
-    check_options(model, options.views, k)
+    found, asked = registry.get(name, options.version), options.asked()
+    check(found, asked)
     body.check_media_type(request)
     one = functools.partial(
         classify,
-        model,
-        plan=options.views,
-        averaging=options.average,
-        k=k,
-        limits=settings.image_limits,
-        timeout=settings.timeout,
+        found,
+        asked=asked,
+        bounds=Bounds(settings.image_limits, settings.max_gmacs, settings.timeout),
+        explain=_explain,
         request_id=request_id,
     )
     if body.is_multipart(request):
         images = await body.read_images(request, settings.max_body_bytes, settings.max_image_bytes, settings.max_images)
         return await _unless_left(request, _each(one, images, request_id))
     return await _unless_left(request, one(await body.read(request, settings.max_image_bytes)))
+
+
+def _explain(error: Exception) -> Fault:
+    told = to_problem(error, "")
+    return Fault(code=told.code, detail=told.detail)
 
 
 def _require_single(request: Request) -> None:

@@ -23,6 +23,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     BadImageError: (422, "image_decode_failed"),  # each says its own code
     errors.InvalidParameterError: (422, "invalid_parameter"),
     errors.UnknownViewsError: (422, "unknown_views"),
+    errors.WorkLimitError: (422, "work_limit"),
     errors.BackendError: (500, "inference_failed"),
     errors.ModelNotReadyError: (503, "model_not_ready"),
     errors.QueueFullError: (503, "overloaded"),

@@ -1,28 +1,28 @@
-"""What is served: models, their versions, and the view plans."""
+"""What is served: models, their versions, ensembles."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from bundle.manifest import Manifest
-from bundle.views import PLANS, Size
 from service.api.context import RegistryDep
 from service.api.errors import documented
+from service.ensemble import Ensemble
+from service.model import ServedModel
 from service.registry import State
 
 router = APIRouter(tags=["models"])
-
-_EXAMPLE = Size(500, 375)
 
 
 class ModelVersion(BaseModel):
     """A version and whether it answers."""
 
-    version: int = Field(examples=[1])
+    version: int | None = Field(examples=[1])
+    """None of an ensemble."""
     state: State
     digest: str | None = None
     """sha256 of the bundle's manifest."""
     reason: str | None = None
-    """Why it does not answer."""
+    """Why it does not answer; of one that answers, which of its plans or calibrations are left out."""
 
 
 class Model(BaseModel):
@@ -38,15 +38,35 @@ class ModelDetail(Model):
     max_batch_size: int
     """In views."""
     views: list[str]
+    """The view plans that it can run."""
+    default_views: str
+    """The plan of requests that name none."""
+    refused_views: dict[str, str]
+    """Why it cannot run the others."""
+    calibrated_views: list[str]
+    """The plans that stop=confident may be asked of."""
     labels: list[str]
     manifest: Manifest
 
 
-class Plan(BaseModel):
-    name: str = Field(examples=["ten_crop"])
-    description: str
-    views: int = Field(examples=[10])
-    """Views of a 500 x 375 image."""
+class MemberDetail(BaseModel):
+    model: str = Field(examples=["resnet50"])
+    version: int = Field(examples=[1])
+    digest: str
+    weight: float = Field(examples=[0.5])
+    views: str = Field(examples=["ten_crop"])
+    """Its plan for requests that name none."""
+
+
+class EnsembleDetail(Model):
+    """Several models that answer as one."""
+
+    digest: str
+    """sha256 of the members' digests, weights and plans."""
+    members: list[MemberDetail]
+    partial: bool
+    """Whether the others answer when a member fails."""
+    labels: list[str]
 
 
 @router.get("/v1/models")
@@ -56,28 +76,48 @@ async def list_models(registry: RegistryDep) -> list[Model]:
 
 
 @router.get("/v1/models/{name}", responses=documented(404, 503))
-async def describe_model(name: str, registry: RegistryDep) -> ModelDetail:
-    """What a model is: input, classes, labels, parity with torch, accuracy, valid view plans."""
-    model = registry.get(name)
+async def describe_model(name: str, registry: RegistryDep) -> ModelDetail | EnsembleDetail:
+    """What a model is: input, classes, labels, parity with torch, accuracy, view plans. Or who is in an ensemble."""
+    found = registry.get(name)
+    versions = _versions(registry, name)
+    return _ensemble(found, versions) if isinstance(found, Ensemble) else _model(found, versions)
+
+
+def _model(model: ServedModel, versions: list[ModelVersion]) -> ModelDetail:
     return ModelDetail(
-        name=name,
-        versions=_versions(registry, name),
+        name=model.name,
+        versions=versions,
         version=model.version,
         provider=model.backend.provider,
         max_batch_size=model.backend.max_batch_size,
-        views=model.plans,
+        views=list(model.wishes.plans),
+        default_views=model.wishes.serving.views,
+        refused_views=model.wishes.refused,
+        calibrated_views=model.wishes.calibrated,
         labels=list(model.labels),
         manifest=model.manifest,
     )
 
 
-@router.get("/v1/views")
-async def list_views() -> list[Plan]:
-    """Every view plan."""
-    return [
-        Plan(name=name, description=plan.__doc__ or "", views=len(plan(_EXAMPLE, Size(224, 224), 256)))
-        for name, plan in PLANS.items()
+def _ensemble(ensemble: Ensemble, versions: list[ModelVersion]) -> EnsembleDetail:
+    members = [
+        MemberDetail(
+            model=member.model.name,
+            version=member.model.version,
+            digest=member.model.digest,
+            weight=member.weight,
+            views=member.views,
+        )
+        for member in ensemble.members
     ]
+    return EnsembleDetail(
+        name=ensemble.name,
+        versions=versions,
+        digest=ensemble.digest,
+        members=members,
+        partial=ensemble.partial,
+        labels=list(ensemble.labels),
+    )
 
 
 def _versions(registry: RegistryDep, name: str) -> list[ModelVersion]:

@@ -66,7 +66,11 @@ class CpuBackend:
 
 
 class CudaBackend:
-    """ONNX Runtime on one GPU: one caller, batches padded to `BUCKETS`."""
+    """ONNX Runtime on one GPU: one caller, batches of the shape that was warmed padded to `BUCKETS`.
+
+    Views of another shape pay for the search of its kernels anyway, and run as they are: of one dense view padded to
+    eight, seven would be computed for nothing.
+    """
 
     provider: Provider = "cuda"
     fills_ahead = True
@@ -80,16 +84,18 @@ class CudaBackend:
             "use_tf32": "0",  # fp32 means fp32: the golden answers are torch's
         }
         self._session = _session(model, "CUDAExecutionProvider", options)
+        self._warmed: Shape | None = None
 
     def run(self, images: Pixels) -> Scores:
         rows = len(images)
         bucket = next(size for size in BUCKETS if size >= rows)
-        if bucket > rows:
+        if bucket > rows and images.shape[1:] == self._warmed:
             padding = np.zeros((bucket - rows, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, padding])
         return np.asarray(self._session.run(["logits"], {"images": images})[0])[:rows]
 
     def warm(self, shape: Shape) -> None:
+        self._warmed = shape
         for size in BUCKETS:
             self.run(np.zeros((size, *shape), np.uint8))
 

@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future, InvalidStateError
 import numpy as np
 
 from service.engine.backend import Backend
-from service.engine.queue import Batch, BatchQueue, Entry, Scores, spent
+from service.engine.queue import Batch, BatchQueue, Entry, Scores, Shape, spent
 from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
 from service.metrics import ModelMetrics
 
@@ -30,6 +30,7 @@ class Batcher:
     Args:
         backend: says how many lanes, how many views a batch, and whether entries are filled ahead.
         metrics: of this model.
+        native: the shape that the backend has warmed; views of another run cold, and are counted.
         max_queue_size: in views.
         pool: fills entries ahead; needed by a backend that wants it.
         clock: monotonic seconds.
@@ -41,12 +42,14 @@ class Batcher:
         metrics: ModelMetrics,
         *,
         max_queue_size: int,
+        native: Shape | None = None,
         quantum: int | None = None,
         pool: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
         self._metrics = metrics
+        self._native = native
         self._pool = pool if backend.fills_ahead else None
         self._clock = clock
         self._queue = BatchQueue(
@@ -62,11 +65,17 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Views that wait."""
+        """Views of native size that wait; larger ones count as several."""
         return self._queue.waiting
 
-    def submit(self, entry: Entry) -> None:
-        """Admits an entry; its future gets the scores or the reason why there are none. Cancelling it frees the queue.
+    def submit(self, *entries: Entry, admitted: bool = False) -> None:
+        """Admits the entries of one request, all or none.
+
+        The future of each gets its scores or the reason why there are none. Cancelling it frees the queue.
+
+        Args:
+            entries: views of one image, one entry a shape.
+            admitted: they continue a request that was let in before: a full queue does not refuse them.
 
         Raises:
             QueueFullError, DeadlineExceededError: as `BatchQueue.offer`.
@@ -76,15 +85,16 @@ class Batcher:
             if self._closing:
                 raise ShuttingDownError("the server is shutting down; send the request to another one")
             try:
-                self._queue.offer(entry, self._clock(), filling=self._pool is not None)
+                self._queue.offer(entries, self._clock(), filling=self._pool is not None, admitted=admitted)
             except QueueFullError:
-                self._metrics.dropped("queue_full", entry.rows)
+                self._metrics.dropped("queue_full", sum(entry.rows for entry in entries))
                 raise
             self._metrics.waiting(self._queue.waiting)
-            self._changed.notify()
-        entry.future.add_done_callback(functools.partial(self._leave, weakref.ref(entry)))  # no cycle to collect
-        if self._pool is not None:
-            self._pool.submit(self._fill, entry)
+            self._changed.notify(len(entries))
+        for entry in entries:
+            entry.future.add_done_callback(functools.partial(self._leave, weakref.ref(entry)))  # no cycle to collect
+            if self._pool is not None:
+                self._pool.submit(self._fill, entry)
 
     def stop(self) -> None:
         """Admits nothing more; what was admitted is still run."""
@@ -165,6 +175,8 @@ class Batcher:
         if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
             raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")
         self._metrics.batch(live.rows)
+        if self._native is not None and live.segments[0].entry.shape != self._native:
+            self._metrics.cold(live.rows)
         self._scatter(live, scores, self._clock() - started)
 
     def _scatter(self, batch: Batch, scores: Scores, seconds: float) -> None:

@@ -2,15 +2,15 @@
 
 Time is passed in and nothing waits here, so that it can be simulated. One caller at a time (`Batcher` holds the lock).
 
-An entry is one image's views. It is offered, its rows are filled with pixels, its views are taken in batches, possibly
-by several lanes at once, and it is done when its last view is scored:
+An entry is views of one image and one shape. It is offered, its rows are filled with pixels, its views are taken in
+batches, possibly by several lanes at once, and it is done when its last view is scored:
 
     offer -> waiting --take--> filling --filled--> ready --take--> ... -> done
     offer(filling=True) -> filling                    (somebody else fills it; no lane takes it before `filled`)
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -39,7 +39,7 @@ def spent(_: Pixels) -> None:
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Entry:
-    """The views of one image."""
+    """Views of one image that have one shape."""
 
     rows: int
     """Number of views."""
@@ -51,6 +51,8 @@ class Entry:
     """Seconds on the caller's clock after which no view of it is run."""
     priority: int = 0
     """Higher is taken first."""
+    cost: int = 1
+    """What a view costs, in views of the network's native size; whatever is bounded or shared out is counted so."""
     future: Future[Scores] = field(default_factory=Future)
     """float32 [rows, classes]"""
 
@@ -73,6 +75,11 @@ class Entry:
         return self.rows - self.taken
 
     @property
+    def charge(self) -> int:
+        """What its untaken views cost."""
+        return self.untaken * self.cost
+
+    @property
     def gone(self) -> bool:
         """Complete, failed, expired or cancelled."""
         return self.state is State.GONE
@@ -90,6 +97,10 @@ class Segment:
     def rows(self) -> int:
         return self.stop - self.start
 
+    @property
+    def cost(self) -> int:
+        return self.rows * self.entry.cost
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -99,6 +110,11 @@ class Batch:
     def rows(self) -> int:
         return sum(segment.rows for segment in self.segments)
 
+    @property
+    def cost(self) -> int:
+        """In views of native size."""
+        return sum(segment.cost for segment in self.segments)
+
     def to_fill(self) -> list[Entry]:
         """The entry, if there is one, whose pixels the taker has to fill before it runs the batch."""
         return [segment.entry for segment in self.segments if segment.entry.pixels is None]
@@ -107,11 +123,13 @@ class Batch:
 class BatchQueue:
     """Priority, then round robin over entries with a quantum, first in, first out within an entry.
 
+    All sizes are in views of native size, of which a larger view is several (`Entry.cost`).
+
     Args:
-        max_batch_size: most views in a batch.
-        max_queue_size: most views that wait; an entry larger than that is accepted when nothing waits.
+        max_batch_size: most in a batch; a view that is larger than that runs by itself.
+        max_queue_size: most that wait; a request larger than that is accepted when nothing waits.
         lanes: how many callers take at once; only the predicted wait depends on it.
-        quantum: views that an entry gives to a batch before the others have their turn; an eighth of a batch when None
+        quantum: what an entry gives to a batch before the others have their turn; an eighth of a batch when None
             (measured in docs/adr/0002-quantum.md).
     """
 
@@ -119,37 +137,39 @@ class BatchQueue:
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.waiting = 0
-        """Views that are offered and not taken."""
+        """What is offered and not taken."""
         self._lanes = lanes
         self._quantum = quantum or max(max_batch_size // 8, 1)
         self._seconds_per_view = 0.0
         self._rings: dict[int, OrderedDict[Entry, None]] = {}
         self._earliest = inf
 
-    def offer(self, entry: Entry, now: float, *, filling: bool = False) -> None:
-        """Admits an entry.
+    def offer(self, entries: Sequence[Entry], now: float, *, filling: bool = False, admitted: bool = False) -> None:
+        """Admits the entries of one request, all or none.
 
         Args:
-            entry: not offered before.
+            entries: not offered before.
             now: the clock of `Entry.deadline`, in seconds.
-            filling: somebody fills it already and will call `filled`.
+            filling: somebody fills them already and will call `filled`.
+            admitted: they continue a request that was let in before; only its deadline can refuse them.
 
         Raises:
-            DeadlineExceededError: its deadline is past.
-            QueueFullError: it does not fit, or is predicted to miss its deadline.
+            DeadlineExceededError: the deadline is past.
+            QueueFullError: they do not fit, or are predicted to miss their deadline.
         """
-        if entry.deadline <= now:
-            raise DeadlineExceededError("the deadline was past when the request arrived; allow it more time")
-        wait = self.predicted_wait()
-        if self.waiting and self.waiting + entry.rows > self.max_queue_size:
-            raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
-        if now + wait > entry.deadline:
-            raise QueueFullError(f"the wait would be {wait:.1f} s, longer than the request's deadline", wait)
-        entry.offered_at = now
-        entry.state = State.FILLING if filling else State.WAITING
-        self.waiting += entry.rows
-        self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
-        self._earliest = min(self._earliest, entry.deadline)
+        deadline = min(entry.deadline for entry in entries)
+        if deadline <= now:
+            raise DeadlineExceededError(
+                "the deadline was past when the views were offered; allow the request more time"
+            )
+        if not admitted:
+            self._require_room(sum(entry.charge for entry in entries), deadline - now)
+        for entry in entries:
+            entry.offered_at = now
+            entry.state = State.FILLING if filling else State.WAITING
+            self.waiting += entry.charge
+            self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
+        self._earliest = min(self._earliest, deadline)
 
     def filled(self, entry: Entry) -> None:
         """Its pixels are there."""
@@ -186,13 +206,13 @@ class BatchQueue:
         dropped = entry.untaken
         if dropped:
             del self._rings[entry.priority][entry]
-            self.waiting -= dropped
+            self.waiting -= entry.charge
             entry.taken = entry.rows
         return dropped
 
     def done(self, batch: Batch, seconds: float) -> list[Entry]:
         """Notes that a batch has run for `seconds` on the device; returns the entries that are complete now."""
-        per_view = seconds / max(batch.rows, 1)
+        per_view = seconds / max(batch.cost, 1)
         self._seconds_per_view += (per_view - self._seconds_per_view) * (0.2 if self._seconds_per_view else 1.0)
         complete = []
         for segment in batch.segments:
@@ -212,17 +232,28 @@ class BatchQueue:
         """No entry that waits has an earlier one."""
         return self._earliest
 
+    def _require_room(self, charge: int, patience: float) -> None:
+        wait = self.predicted_wait()
+        if self.waiting and self.waiting + charge > self.max_queue_size:
+            raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
+        if wait > patience:
+            raise QueueFullError(f"the wait would be {wait:.1f} s, longer than the request's deadline", wait)
+
     def _share(self, room: int) -> dict[Entry, int]:
         """Deals a batch out: a quantum to each entry in turn, round after round, until it is full."""
         shares: dict[Entry, int] = {}
         candidates = self._in_order()
-        while room and candidates:
+        while room > 0 and candidates:
             hungry = []
             for entry in candidates:
-                share = min(entry.untaken - shares.get(entry, 0), self._quantum, room)
+                fits = room // entry.cost or int(not shares)  # the first view of a batch is taken whatever it costs
+                turn = max(self._quantum // entry.cost, 1)
+                share = min(entry.untaken - shares.get(entry, 0), turn, fits)
+                if not share:
+                    continue
                 shares[entry] = shares.get(entry, 0) + share
-                room -= share
-                if not room:
+                room -= share * entry.cost
+                if room <= 0:
                     break
                 if shares[entry] < entry.untaken:
                     hungry.append(entry)
@@ -250,7 +281,7 @@ class BatchQueue:
         entry = segment.entry
         ring = self._rings[entry.priority]
         entry.taken += segment.rows
-        self.waiting -= segment.rows
+        self.waiting -= segment.cost
         if entry.untaken:
             ring.move_to_end(entry)
         else:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.aggregate import AVERAGES, Average, average, softmax, top_k
+from bundle.aggregate import AVERAGES, Average, average, sharpen, softmax, top_k
 
 LOG2, LOG3 = np.log(2.0), np.log(3.0)
 
@@ -60,6 +61,38 @@ def test_an_average_is_a_distribution_and_forgets_the_order(views: int, classes:
     assert answer.sum() == pytest.approx(1)
     assert (answer >= 0).all()
     assert average(logits[order], weights[order], how) == pytest.approx(answer)
+
+
+def test_a_view_of_a_plan_with_learned_weights_counts_by_its_weight() -> None:
+    """0.75 of 1:3 and 0.25 of 3:1; of logits 0.75 and 0.25 of log 3 each way."""
+    logits = [[0.0, LOG3], [LOG3, 0.0]]
+    assert average(logits, [0.75, 0.25], "probabilities") == pytest.approx([6 / 16, 10 / 16])
+    assert average(logits, [0.75, 0.25], "logits") == pytest.approx([1 / (1 + 3**0.5), 3**0.5 / (1 + 3**0.5)])
+
+
+def test_sharpening_raises_odds_to_one_by_the_temperature() -> None:
+    odds = np.array([[1, 3], [3, 1]]) / 4
+    assert sharpen(odds, 0.5) == pytest.approx(np.array([[1, 9], [9, 1]]) / 10)
+    assert sharpen(odds[0], 2) == pytest.approx([1 / (1 + 3**0.5), 3**0.5 / (1 + 3**0.5)])
+    assert sharpen(np.array([0.0, 1.0]), 0.1) == pytest.approx([0, 1])
+    assert sharpen(np.array([0.0, 1.0, 0.0]), 1e6) == pytest.approx([1 / 3] * 3, abs=1e-3)  # log 0 is log 1e-308 here
+
+
+@given(
+    classes=st.integers(1, 8),
+    temperature=st.floats(0.05, 20),
+    scale=st.floats(0.1, 10),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sharpening_is_torch_s_softmax_of_divided_logits(
+    classes: int, temperature: float, scale: float, seed: int
+) -> None:
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(3, classes))
+    expected = torch.softmax(torch.from_numpy(logits) / temperature, dim=1).numpy()
+    found = sharpen(softmax(logits), temperature)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert (found.argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert sharpen(softmax(logits), 1) == pytest.approx(softmax(logits), abs=1e-15)
 
 
 def test_top_k_puts_the_lower_index_first_among_equals() -> None:

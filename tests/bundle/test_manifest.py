@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from bundle.errors import BundleError
-from bundle.manifest import Evaluation, FileRecord, Input, Manifest, Parity, ParityCase, Source
+from bundle.manifest import Cost, Evaluation, FileRecord, Input, Manifest, Parity, ParityCase, Source
 from bundle.views import Size
 from samples import manifest
 
 CANONICAL = (
-    b'{"architecture":"lenet5","classes":3,'
+    b'{"architecture":"lenet5","classes":3,"costs":[],'
     b'"evaluations":[{"average":"probabilities","data":"digits","images":360,"top1":355,"views":"center"}],'
     b'"files":{"labels.txt":{"sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","size":3}},'
     b'"folded_parameters":61706,"folding":{"folded_error":0.0,"layers":0,"unfolded_error":0.0},'
@@ -128,6 +128,28 @@ def test_a_resize_smaller_than_the_crop_is_refused() -> None:
     with pytest.raises(ValidationError, match="shorter side of 224 is smaller than the input 256 x 224"):
         Input(height=224, width=256, channels=3, dynamic=False, resize=224)
     assert Input(height=224, width=256, channels=3, dynamic=False, resize=256).size == Size(256, 224)
+
+
+def test_a_view_of_another_size_costs_its_pixels_where_nothing_else_is_known() -> None:
+    network = manifest()  # 416,520 at 32 x 32
+    assert network.macs_at(Size(32, 32)) == 416_520
+    assert network.macs_at(Size(64, 32)) == 2 * 416_520
+    assert network.macs_at(Size(33, 31)) == 416_520 * 33 * 31 // 1024
+
+
+def test_a_view_of_another_size_costs_each_layer_at_its_places() -> None:
+    """Of a stem of stride 2 with padding, a layer at stride 32 less a window of 7, and a head after global pooling."""
+    costs = (Cost(stride=2, offset=1, macs=3), Cost(stride=32, offset=-192, macs=5), Cost(stride=0, offset=0, macs=7))
+    network = manifest(input=Input(height=224, width=224, channels=3, dynamic=True, resize=256), costs=costs, macs=9)
+    assert network.macs_at(Size(224, 224)) == 9  # what was counted, whatever the layers say
+    assert network.macs_at(Size(341, 256)) == 3 * 128 * 171 + 5 * 2 * 4 + 7
+    assert network.macs_at(Size(682, 512)) == 3 * 256 * 341 + 5 * 10 * 15 + 7
+    assert Manifest.from_json(network.to_json()) == network
+
+
+def test_a_manifest_without_costs_is_read() -> None:
+    """As they were written before there were any."""
+    assert Manifest.from_json(CANONICAL.replace(b'"costs":[],', b"")) == published()
 
 
 def test_facts_are_frozen() -> None:

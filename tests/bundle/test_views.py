@@ -1,91 +1,40 @@
-"""View plans against published counts, hand-computed rectangles, and what must hold for every image."""
+"""The geometry that plans are made of against rectangles worked out by hand, and views that are computed once."""
+
+from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.views import PLANS, Box, Size, View, ViewPlan, center, centre, shorter_side, ten_crop, ten_crop_square
+from bundle.views import (
+    Box,
+    Size,
+    View,
+    ViewPlan,
+    center_view,
+    centre,
+    corners,
+    corners_and_centre,
+    grid,
+    shifts,
+    shorter_side,
+    squares,
+)
 
 CROP = Size(224, 224)
-PHOTO = Size(500, 375)
+WHOLE = Box(0, 0, 341, 256)  # of a 500 x 375 image
 
 sides = st.integers(1, 4000)
 images = st.builds(Size, sides, sides)
-protocols = st.sampled_from([(Size(224, 224), 256), (Size(299, 299), 342), (Size(32, 32), 36), (Size(32, 32), 32)])
 
 
-def offsets(plan: ViewPlan) -> list[tuple[int, int]]:
-    """Of the views that are not mirrored, in their order."""
-    return [(view.box.left, view.box.top) for view in plan if not view.mirrored]
+def offsets(boxes: list[Box]) -> list[tuple[int, int]]:
+    return [(box.left, box.top) for box in boxes]
 
 
-def test_ten_crop_takes_the_corners_of_the_whole_rectangle() -> None:
-    plan = ten_crop(PHOTO, CROP, 256)
-    assert {view.resized for view in plan} == {Size(341, 256)}
-    assert offsets(plan) == [(0, 0), (117, 0), (0, 32), (117, 32), (58, 16)]
-
-
-def test_ten_crop_square_takes_the_corners_of_the_central_square() -> None:
-    plan = ten_crop_square(PHOTO, CROP, 256)
-    assert {view.resized for view in plan} == {Size(341, 256)}
-    assert offsets(plan) == [(42, 0), (74, 0), (42, 32), (74, 32), (58, 16)]
-
-
-def test_a_portrait_swaps_the_axes() -> None:
-    portrait = Size(375, 500)
-    assert offsets(ten_crop(portrait, CROP, 256)) == [(0, 0), (32, 0), (0, 117), (32, 117), (16, 58)]
-    assert offsets(ten_crop_square(portrait, CROP, 256)) == [(0, 42), (32, 42), (0, 74), (32, 74), (16, 58)]
-    assert center(portrait, CROP, 256).views[0].resized == Size(256, 341)
-
-
-@pytest.mark.parametrize(("name", "count"), [("center", 1), ("ten_crop", 10), ("ten_crop_square", 10)])
-def test_plans_have_their_published_number_of_views(name: str, count: int) -> None:
-    plan = PLANS[name](PHOTO, CROP, 256)
-    assert plan.name == name
-    assert len(plan) == len(list(plan)) == len(set(plan)) == count
-
-
-def test_plans_are_listed_by_their_names() -> None:
-    assert list(PLANS) == ["center", "ten_crop", "ten_crop_square"]
-
-
-@given(side=sides, protocol=protocols)
-def test_the_two_ten_crops_coincide_on_a_square_image(side: int, protocol: tuple[Size, int]) -> None:
-    image = Size(side, side)
-    assert ten_crop(image, *protocol).views == ten_crop_square(image, *protocol).views
-
-
-@given(image=images, protocol=protocols)
-def test_every_view_lies_inside_the_resized_image(image: Size, protocol: tuple[Size, int]) -> None:
-    crop, resize = protocol
-    for function in PLANS.values():
-        for view in function(image, crop, resize):
-            assert min(view.resized) == resize
-            assert (view.box.width, view.box.height) == view.size == crop
-            assert 0 <= view.box.left <= view.resized.width - crop.width
-            assert 0 <= view.box.top <= view.resized.height - crop.height
-
-
-@given(image=images, protocol=protocols)
-def test_each_crop_comes_plain_and_then_mirrored(image: Size, protocol: tuple[Size, int]) -> None:
-    for function in (ten_crop, ten_crop_square):
-        views = function(image, *protocol).views
-        assert [view.mirrored for view in views] == [False, True] * 5
-        assert [view.box for view in views[::2]] == [view.box for view in views[1::2]]
-
-
-@given(image=images, protocol=protocols)
-def test_corners_lie_symmetrically_to_the_image_or_its_square(image: Size, protocol: tuple[Size, int]) -> None:
-    """The margins left and right are equal, but for the half pixel that the centre of an odd one cannot have."""
-    crop, resize = protocol
-    for function in (ten_crop, ten_crop_square):
-        plan = function(image, crop, resize)
-        resized = plan.views[0].resized
-        rights = {resized.width - crop.width - left for left, _ in offsets(plan)[:4]}
-        lefts = {left for left, _ in offsets(plan)[:4]}
-        assert max(abs(a - b) for a, b in zip(sorted(lefts), sorted(rights), strict=True)) <= 1
-        assert len({left for left, _ in offsets(plan)}) <= 3
+# --- sizes
 
 
 @pytest.mark.parametrize(
@@ -97,6 +46,8 @@ def test_corners_lie_symmetrically_to_the_image_or_its_square(image: Size, proto
         (Size(100, 100), 256, Size(256, 256)),
         (Size(3, 2), 255, Size(382, 255)),  # 382.5 is truncated
         (Size(1, 20), 32, Size(32, 640)),
+        (Size(1, 1), 224, Size(224, 224)),
+        (Size(4000, 1), 32, Size(128_000, 32)),
     ],
 )
 def test_the_longer_side_is_truncated(image: Size, resize: int, resized: Size) -> None:
@@ -109,6 +60,9 @@ def test_resizing_rounds_as_torchvision_does(image: Size, resize: int) -> None:
     assert sorted(shorter_side(image, resize)) == sorted((resize, int(resize * long / short)))
 
 
+# --- boxes
+
+
 @pytest.mark.parametrize(
     ("inside", "left"),
     [(224, 0), (225, 0), (226, 1), (227, 2), (228, 2), (229, 2), (231, 4), (341, 58), (342, 59), (343, 60)],
@@ -117,44 +71,163 @@ def test_half_a_pixel_of_margin_goes_to_the_even_offset(inside: int, left: int) 
     """As torchvision's int(round(margin / 2)): 0.5 -> 0, 1.5 -> 2, 2.5 -> 2, 3.5 -> 4, 58.5 -> 58, 59.5 -> 60."""
     assert centre(Box(0, 0, inside, 224), CROP).left == left
     assert centre(Box(0, 0, 224, inside), CROP).top == left
+    assert centre(Box(7, 0, inside, 224), CROP).left == 7 + left
 
 
-def test_an_odd_central_square_is_rounded_before_its_crop() -> None:
-    # 343 x 256: the square starts at 43.5 -> 44, its centred crop at 44 + 16; the crop of the rectangle at 59.5 -> 60.
-    assert offsets(ten_crop_square(Size(343, 256), CROP, 256)) == [(44, 0), (76, 0), (44, 32), (76, 32), (60, 16)]
+def test_the_corners_come_row_by_row_and_then_the_centre() -> None:
+    assert offsets(corners(WHOLE, CROP)) == [(0, 0), (117, 0), (0, 32), (117, 32)]
+    assert offsets(corners_and_centre(WHOLE, CROP)) == [(0, 0), (117, 0), (0, 32), (117, 32), (58, 16)]
+    assert {box[2:] for box in corners_and_centre(WHOLE, CROP)} == {CROP}
+
+
+def test_boxes_start_where_their_area_does() -> None:
+    """The central square of 341 x 256 begins at 42."""
+    area = Box(42, 0, 256, 256)
+    assert offsets(corners_and_centre(area, CROP)) == [(42, 0), (74, 0), (42, 32), (74, 32), (58, 16)]
+    assert offsets(grid(area, CROP, 3)) == [(42 + x, y) for y in (0, 16, 32) for x in (0, 16, 32)]
+    assert offsets(shifts(area, CROP, 28)) == [(58 + x, 16 + y) for y in (-28, 0, 28) for x in (-28, 0, 28)]
+
+
+@pytest.mark.parametrize(
+    ("size", "xs", "ys"),
+    [
+        (Size(341, 256), (0, 29, 58, 88, 117), (0, 8, 16, 24, 32)),
+        (Size(512, 384), (0, 72, 144, 216, 288), (0, 40, 80, 120, 160)),
+        (Size(682, 512), (0, 114, 229, 344, 458), (0, 72, 144, 216, 288)),
+    ],
+)
+def test_a_grid_of_five_by_five_of_500x375(size: Size, xs: tuple[int, ...], ys: tuple[int, ...]) -> None:
+    assert offsets(grid(Box(0, 0, *size), CROP, 5)) == [(x, y) for y in ys for x in xs]
+
+
+@pytest.mark.parametrize(
+    ("resized", "starts"),
+    [
+        (Size(341, 256), (0, 42, 85)),  # 42.5 to the even 42
+        (Size(343, 256), (0, 44, 87)),  # 43.5 to the even 44
+        (Size(384, 288), (0, 48, 96)),
+        (Size(426, 320), (0, 53, 106)),
+        (Size(469, 352), (0, 58, 117)),
+        (Size(456, 342), (0, 57, 114)),
+        (Size(569, 427), (0, 71, 142)),
+        (Size(626, 470), (0, 78, 156)),
+        (Size(257, 256), (0, 0, 1)),
+        (Size(256, 256), (0, 0, 0)),
+    ],
+)
+def test_three_squares_lie_along_the_longer_side(resized: Size, starts: tuple[int, ...]) -> None:
+    side = min(resized)
+    assert squares(resized) == [Box(start, 0, side, side) for start in starts]
+    assert squares(Size(resized.height, resized.width)) == [Box(0, start, side, side) for start in starts]
+
+
+@given(width=st.integers(1, 600), height=st.integers(1, 600), across=st.integers(0, 900), down=st.integers(0, 900),
+       count=st.integers(2, 16))  # fmt: skip
+def test_a_grid_reaches_from_edge_to_edge_in_even_steps(
+    width: int, height: int, across: int, down: int, count: int
+) -> None:
+    boxes = grid(Box(5, 9, width + across, height + down), Size(width, height), count)
+    lefts = [box.left - 5 for box in boxes[:count]]
+    tops = [box.top - 9 for box in boxes[::count]]
+    assert offsets(boxes) == [(5 + left, 9 + top) for top in tops for left in lefts]
+    for places, margin in ((lefts, across), (tops, down)):
+        assert (places[0], places[-1]) == (0, margin)
+        assert all(abs(place - Fraction(i * margin, count - 1)) <= Fraction(1, 2) for i, place in enumerate(places))
 
 
 def test_an_image_smaller_than_the_crop_is_enlarged_first() -> None:
-    view = center(Size(20, 30), CROP, 256).views[0]
-    assert view == View(Size(256, 384), Box(16, 80, 224, 224), CROP)
+    assert center_view(Size(20, 30), CROP, 256) == View(Size(256, 384), Box(16, 80, 224, 224), CROP)
 
 
-def test_a_crop_as_large_as_the_resize_has_no_margin() -> None:
-    assert len(ten_crop(Size(8, 8), Size(32, 32), 32).distinct()) == 2
-    assert set(offsets(ten_crop(Size(8, 8), Size(32, 32), 32))) == {(0, 0)}
+# --- views that are computed once
 
-
-@given(
-    image=images,
-    protocol=protocols,
-    name=st.sampled_from(sorted(PLANS)),
-    seed=st.integers(0, 2**32 - 1),
-    repeats=st.integers(1, 3),
+looks = st.builds(
+    View,
+    resized=st.sampled_from([Size(40, 30), Size(80, 60), Size(41, 30)]),
+    box=st.sampled_from([Box(0, 0, 20, 20), Box(0, 0, 40, 40), Box(1, 0, 20, 20), Box(1, 1, 40, 40)]),
+    size=st.sampled_from([Size(20, 20), Size(10, 10)]),
+    mirrored=st.booleans(),
+    weight=st.sampled_from([1.0, 0.5, 3.0]),  # sums of these are exact
 )
-def test_distinct_keeps_the_weight_and_the_average(
-    image: Size, protocol: tuple[Size, int], name: str, seed: int, repeats: int
-) -> None:
-    plan = PLANS[name](image, *protocol)
-    plan = ViewPlan(name, plan.views * repeats)
-    distinct = plan.distinct()
+plans = st.builds(ViewPlan, st.just("any"), st.lists(looks, min_size=1, max_size=30).map(tuple))
 
-    look = {(view.box, view.mirrored) for view in plan}
-    scores = dict(zip(sorted(look), np.random.default_rng(seed).normal(size=len(look)), strict=True))
+
+def look(view: View) -> tuple[Size, Box, Size, bool]:
+    return view.resized, view.box, view.size, view.mirrored
+
+
+def shown(view: View) -> list[Fraction]:
+    """Left, top, right, bottom in parts of the image."""
+    box, (width, height) = view.box, view.resized
+    return [
+        Fraction(box.left, width),
+        Fraction(box.top, height),
+        Fraction(box.left + box.width, width),
+        Fraction(box.top + box.height, height),
+    ]
+
+
+def apart(first: View, second: View) -> Fraction:
+    """The largest distance of the same edge, in pixels of the first view."""
+    left, top, right, bottom = shown(first)
+    pixels = [(right - left) / first.size.width, (bottom - top) / first.size.height] * 2
+    return max(abs(a - b) / pixel for a, b, pixel in zip(shown(first), shown(second), pixels, strict=True))
+
+
+@given(plan=plans, seed=st.integers(0, 2**32 - 1))
+def test_distinct_keeps_the_weight_and_the_average(plan: ViewPlan, seed: int) -> None:
+    distinct = plan.distinct()
+    scores = dict(zip(sorted({look(view) for view in plan}), np.random.default_rng(seed).normal(size=99), strict=False))
 
     def mean(of: ViewPlan) -> float:
-        return float(np.average([scores[view.box, view.mirrored] for view in of], weights=[view.weight for view in of]))
+        return float(np.average([scores[look(view)] for view in of], weights=[view.weight for view in of]))
 
-    assert len(distinct) == len(look)
-    assert sum(view.weight for view in distinct) == len(plan)
+    assert [look(view) for view in distinct] == list(dict.fromkeys(look(view) for view in plan))
+    assert sum(view.weight for view in distinct) == sum(view.weight for view in plan)
     assert mean(distinct) == pytest.approx(mean(plan), abs=1e-12)
     assert distinct.distinct() == distinct
+    assert distinct.name == plan.name
+
+
+@given(plan=plans)
+def test_near_views_keep_their_size_their_side_and_nearly_their_place(plan: ViewPlan) -> None:
+    near = plan.distinct(near=True)
+    expected: dict[tuple[Size, Box, Size, bool], float] = {}
+    computed: list[View] = []
+    for view in plan:
+        alike = (v for v in computed if (v.size, v.mirrored) == (view.size, view.mirrored))
+        first = next((v for v in alike if apart(v, view) <= Fraction(1, 2)), view)
+        if first is view:
+            computed.append(view)
+        expected[look(first)] = expected.get(look(first), 0) + view.weight
+    assert {look(view): view.weight for view in near} == expected
+    assert near.distinct(near=True) == near
+    assert len(near) <= len(plan.distinct())
+
+
+def test_near_is_half_a_pixel_of_the_view_on_every_edge() -> None:
+    """Boxes of 200 shown in 100 pixels: two pixels of the resized image are one of the view."""
+    first = View(Size(400, 400), Box(10, 10, 200, 200), Size(100, 100))
+
+    def merged(*box: int, resized: int = 400, size: int = 100, mirrored: bool = False) -> bool:
+        other = View(Size(resized, resized), Box(*box), Size(size, size), mirrored)
+        return len(ViewPlan("", (first, other)).distinct(near=True)) == 1
+
+    assert merged(11, 10, 200, 200)
+    assert merged(11, 9, 200, 200)
+    assert merged(10, 10, 201, 199)
+    assert merged(20, 20, 400, 400, resized=800)  # the same at twice the scale
+    assert not merged(12, 10, 200, 200)
+    assert not merged(10, 8, 200, 200)
+    assert not merged(10, 10, 202, 200)
+    assert not merged(10, 10, 200, 198)
+    assert not merged(10, 10, 200, 200, size=50)
+    assert not merged(10, 10, 200, 200, mirrored=True)
+    assert not merged(10, 10, 200, 200, resized=800)
+
+
+def test_of_near_views_the_first_is_computed_and_only_when_asked() -> None:
+    first, second = View(Size(256, 256), Box(0, 0, 256, 256), CROP), View(Size(288, 288), Box(0, 0, 288, 288), CROP)
+    plan = ViewPlan("", (first, second, first))
+    assert Counter({view.resized: view.weight for view in plan.distinct()}) == {first.resized: 2, second.resized: 1}
+    assert [(view.resized, view.weight) for view in plan.distinct(near=True)] == [(first.resized, 3)]

@@ -194,7 +194,7 @@ def test_bicubic_images_are_evaluated_and_served_as_pillow_draws_them(job: Freez
     drawn = photo.resize((60, 40), Image.Resampling.BICUBIC).crop((14, 4, 46, 36))
     logits = run(open_session(bundle.model), np.asarray(drawn)[None]).astype(np.float64)[0]
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    (answer,) = evaluate(bundle.model, bundle.manifest.input, [photo], [0], data="one").answers
+    (answer,) = evaluate(bundle.model, bundle.manifest.input, [encode(photo)], [0], data="one").answers
     assert answer.index == expected.argmax()
     assert answer.probability == pytest.approx(expected.max(), rel=1e-5)
     with serve(Settings(repository=job.repository, port=0)) as client:
@@ -310,7 +310,7 @@ def test_public_resnet20_is_right_915_times_of_1000(shared: Path, tmp_path: Path
 
     freeze(FreezeJob(network="resnet20", weights=str(weights), repository=tmp_path))
     bundle = open_bundle(tmp_path, "resnet20", 1)
-    pictures = [Image.fromarray(image) for image in images]
+    pictures = [encode(Image.fromarray(image)) for image in images]
     found = evaluate(
         bundle.model, bundle.manifest.input, pictures, classes, data="CIFAR-10, first 1000 of the test part"
     )

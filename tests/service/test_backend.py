@@ -62,6 +62,17 @@ def test_cuda_runs_only_the_buckets_it_has_warmed(monkeypatch: pytest.MonkeyPatc
     assert set(session.shapes) == warmed
 
 
+def test_cuda_runs_other_sizes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense view is large, and each of its shapes is new: padding would be computed for nothing."""
+    session = NotingSession()
+    monkeypatch.setattr(backends, "_session", lambda *_: session)
+    backend = CudaBackend(b"")
+    backend.warm(SHAPE)
+    session.shapes.clear()
+    assert backend.run(np.full((3, 9, 11, 3), 7, np.uint8)).tolist() == [[7] * 3] * 3
+    assert session.shapes == [(3, 9, 11, 3)]
+
+
 def test_a_provider_that_is_named_never_falls_back(bundle: Bundle) -> None:
     if backends._has_gpu():
         pytest.skip("there is a GPU here")

@@ -368,6 +368,33 @@ def test_a_failed_entry_counts_all_its_views_once(start: Callable[..., Batcher],
     assert dropped(metrics, "failed") == 10
 
 
+def test_views_of_another_size_are_counted(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    batcher = start(FakeBackend(), native=SHAPE)
+    wide = Entry(3, (1, 2, 3), lambda pixels: pixels.fill(5))
+    for entry in (marked(2, 1), wide):
+        batcher.submit(entry)
+        entry.future.result(SOON)
+    assert metrics.registry.get_sample_value("multicrop_cold_views_total", {"model": "model"}) == 3
+
+
+def test_entries_of_a_request_are_admitted_together(start: Callable[..., Batcher], metrics: Metrics) -> None:
+    backend = GatedBackend(max_batch_size=8)
+    batcher = start(backend, max_queue_size=6)
+    batcher.submit(marked(1, 0))
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(marked(2, 1))
+    wide = Entry(2, (1, 2, 3), lambda pixels: pixels.fill(5), cost=2)
+    with pytest.raises(QueueFullError):
+        batcher.submit(marked(1, 2), wide)
+    assert (batcher.waiting, dropped(metrics, "queue_full")) == (2, 3)
+    narrow = marked(1, 3)
+    batcher.submit(narrow, wide, admitted=True)
+    assert batcher.waiting == 7
+    backend.release(9)
+    assert wide.future.result(SOON).tolist() == [[5, 5, 5]] * 2
+    assert narrow.future.result(SOON).tolist() == expected(1, 3)
+
+
 def test_versions_of_a_model_share_the_gauge(metrics: Metrics) -> None:
     first, second = metrics.of("model"), metrics.of("model")
     first.waiting(3)

@@ -39,7 +39,9 @@ def test_the_answer_has_what_others_build_on(client: httpx.Client, plain: Plain)
     assert (body["model"], body["version"], body["request_id"]) == ("colours", 1, "mine-1")
     assert answer.headers["X-Request-Id"] == "mine-1"
     assert body["digest"] == client.get("/v1/models").json()[0]["versions"][0]["digest"]
-    assert body["views"] == {"plan": "center", "planned": 1, "computed": 1}
+    assert body["views"] == {
+        "plan": "center", "planned": 1, "computed": 1, "average": "probabilities", "stop": "never", "stopped": False
+    }  # fmt: skip
     assert [(score["index"], score["label"]) for score in body["predictions"]] == [(1, "green"), (0, "red")]
     assert body["timings_ms"].keys() == {"decode", "queue", "compute", "merge", "total"}
     parts = sum(value for stage, value in body["timings_ms"].items() if stage != "total")
@@ -70,13 +72,15 @@ def test_ten_crop_is_the_mean_over_its_views(client: httpx.Client, average: str)
         expected = np.array(softmax(*np.mean(seen, axis=0)))
     found = probabilities(answer)
     assert [found[label] for label in ("red", "green", "blue")] == pytest.approx(list(expected), rel=1e-5)
-    assert answer.json()["views"] == {"plan": "ten_crop", "planned": 10, "computed": 6}
+    views = answer.json()["views"]
+    assert (views["plan"], views["planned"], views["computed"], views["average"]) == ("ten_crop", 10, 6, average)
 
 
 def test_ten_crop_square_stays_in_the_central_square(client: httpx.Client) -> None:
     answer = client.post(CLASSIFY, content=halves("red", "blue"), params={"views": "ten_crop_square"})
     assert probabilities(answer)["red"] == pytest.approx(softmax(5, 0, 5)[0])
-    assert answer.json()["views"] == {"plan": "ten_crop_square", "planned": 10, "computed": 2}
+    views = answer.json()["views"]
+    assert (views["plan"], views["planned"], views["computed"]) == ("ten_crop_square", 10, 2)
 
 
 def test_exif_orientation_is_applied_before_the_crop(client: httpx.Client) -> None:

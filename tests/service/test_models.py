@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from bundle.manifest import FileRecord, Manifest
+from bundle.plans import PUBLISHED
 from fakes import COLOURS, write_colour_bundle
 from live import serve
 from service.app import create_app
@@ -113,7 +114,15 @@ def test_no_reason_names_a_path(damaged: httpx.Client) -> None:
 def test_a_model_says_what_it_is(damaged: httpx.Client) -> None:
     detail = damaged.get("/v1/models/good").json()
     assert (detail["version"], detail["provider"], detail["labels"]) == (2, "cpu", list(COLOURS))
-    assert detail["views"] == ["center", "ten_crop", "ten_crop_square"]
+    assert detail["default_views"] == "center"
+    assert detail["views"] == [
+        "center", "flips", "shifts", "five_crop", "ten_crop", "ten_crop_square", "inception_144", "inception_12",
+        "vgg_50", "vgg_150",
+    ]  # fmt: skip
+    assert detail["refused_views"].keys() == PUBLISHED.keys() - set(detail["views"])
+    assert detail["refused_views"]["dense"] == "it needs a network that takes any size; this one takes 8 x 8 alone"
+    assert "inputs of 224 x 224; the network's is 8 x 8" in detail["refused_views"]["googlenet_144"]
+    assert detail["calibrated_views"] == []
     assert Manifest.model_validate(detail["manifest"]).classes == 3
 
 
@@ -124,11 +133,14 @@ def test_the_models_are_counted(damaged: httpx.Client) -> None:
 
 
 def test_views_are_listed(damaged: httpx.Client) -> None:
-    assert {plan["name"]: plan["views"] for plan in damaged.get("/v1/views").json()} == {
-        "center": 1,
-        "ten_crop": 10,
-        "ten_crop_square": 10,
-    }
+    """The numbers are those of the papers."""
+    plans = damaged.get("/v1/views").json()
+    assert {plan["name"]: plan["views"] for plan in plans} == {
+        "center": 1, "flips": 2, "shifts": 9, "five_crop": 5, "ten_crop": 10, "ten_crop_square": 10, "larger_center": 1,
+        "googlenet_144": 144, "inception_144": 144, "inception_12": 12, "vgg_50": 50, "vgg_150": 150, "dense": 1,
+        "dense_mirrored": 2, "dense_multiscale": 6, "dense_five_scale": 10, "multicrop_dense": 156,
+    }  # fmt: skip
+    assert "(He et al., 2015)" in next(plan["description"] for plan in plans if plan["name"] == "ten_crop")
 
 
 def test_an_empty_repository_is_not_ready(tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ from service.errors import DeadlineExceededError, QueueFullError
 SHAPE = (1, 1, 1)
 
 
-def entry(rows: int, *, priority: int = 0, deadline: float = inf, shape: tuple[int, int, int] = SHAPE) -> Entry:
-    return Entry(rows, shape, fill=lambda _: None, priority=priority, deadline=deadline)
+def entry(
+    rows: int, *, priority: int = 0, deadline: float = inf, shape: tuple[int, int, int] = SHAPE, cost: int = 1
+) -> Entry:
+    return Entry(rows, shape, fill=lambda _: None, priority=priority, deadline=deadline, cost=cost)
 
 
 def ready(queue: BatchQueue, *entries: Entry) -> None:
     """Offers entries whose pixels are there already."""
     for one in entries:
-        queue.offer(one, 0.0, filling=True)
+        queue.offer([one], 0.0, filling=True)
         queue.filled(one)
 
 
@@ -76,7 +78,7 @@ def test_different_shapes_never_share_a_batch() -> None:
 def test_an_entry_that_a_lane_fills_is_taken_by_no_other_lane_until_it_is_filled() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(4)
-    queue.offer(one, 0.0)
+    queue.offer([one], 0.0)
     batch = queue.take()
     assert batch is not None
     assert batch.to_fill() == [one]
@@ -91,7 +93,7 @@ def test_a_taker_has_at_most_one_entry_to_fill() -> None:
     unfilled = [entry(1) for _ in range(3)]
     filled = [entry(1) for _ in range(2)]
     for one in unfilled:
-        queue.offer(one, 0.0)
+        queue.offer([one], 0.0)
     ready(queue, *filled)
     first, second = queue.take(), queue.take()
     assert [one for one, _, _ in parts(first)] == [unfilled[0], *filled]
@@ -101,7 +103,7 @@ def test_a_taker_has_at_most_one_entry_to_fill() -> None:
 def test_an_entry_that_a_pool_fills_is_not_taken_before() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=100)
     one = entry(1)
-    queue.offer(one, 0.0, filling=True)
+    queue.offer([one], 0.0, filling=True)
     assert queue.take() is None
     queue.filled(one)
     assert parts(queue.take()) == [(one, 0, 1)]
@@ -115,13 +117,13 @@ def test_a_full_queue_refuses_and_says_how_long_to_wait() -> None:
     queue.done(batch, 0.6)  # 0.3 s a view, two lanes
     ready(queue, entry(4))
     with pytest.raises(QueueFullError, match="4 views wait, at most 4") as refused:
-        queue.offer(entry(1), 0.0)
+        queue.offer([entry(1)], 0.0)
     assert refused.value.retry_after == pytest.approx(4 * 0.3 / 2)
 
 
 def test_an_entry_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
     queue = BatchQueue(max_batch_size=2, max_queue_size=4)
-    queue.offer(entry(9), 0.0)
+    queue.offer([entry(9)], 0.0)
     assert queue.waiting == 9
 
 
@@ -132,14 +134,14 @@ def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
-    queue.offer(entry(1, deadline=3.5), 0.0)
+    queue.offer([entry(1, deadline=3.5)], 0.0)
     with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
-        queue.offer(entry(1, deadline=3.5), 0.0)
+        queue.offer([entry(1, deadline=3.5)], 0.0)
 
 
 def test_a_deadline_already_past_is_its_own_error() -> None:
     with pytest.raises(DeadlineExceededError):
-        BatchQueue(max_batch_size=1, max_queue_size=1).offer(entry(1, deadline=5.0), 5.0)
+        BatchQueue(max_batch_size=1, max_queue_size=1).offer([entry(1, deadline=5.0)], 5.0)
 
 
 def test_expired_entries_are_returned_once_and_never_taken() -> None:
@@ -176,6 +178,85 @@ def test_an_entry_is_complete_when_its_last_view_is_scored_whatever_the_order() 
     assert queue.done(first, 0.1) == [one]
 
 
+def test_large_views_are_charged_by_what_they_cost() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=20)
+    ready(queue, entry(5, cost=3))
+    assert queue.waiting == 15
+    with pytest.raises(QueueFullError, match="15 views wait, at most 20"):
+        queue.offer([entry(2, cost=3)], 0.0)
+    queue.offer([entry(5)], 0.0)
+    assert queue.waiting == 20
+    assert queue.cancel(next(iter(queue._rings[0]))) == 5
+    assert queue.waiting == 5
+
+
+def test_a_batch_holds_what_costs_no_more_than_it() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100, quantum=8)
+    large = entry(5, cost=3)
+    ready(queue, large)
+    assert parts(queue.take()) == [(large, 0, 2)]
+    assert queue.waiting == 9
+
+
+def test_a_view_larger_than_a_batch_runs_by_itself() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100)
+    huge, other = entry(2, cost=9), entry(1)
+    ready(queue, huge, other)
+    assert parts(queue.take()) == [(huge, 0, 1)]
+    assert parts(queue.take()) == [(other, 0, 1)], "what costs more than is left waits for the next batch"
+    assert parts(queue.take()) == [(huge, 1, 2)]
+    assert (queue.take(), queue.waiting) == (None, 0)
+
+
+def test_turns_are_dealt_by_cost() -> None:
+    """A quantum of four: four small views or one that costs three."""
+    queue = BatchQueue(max_batch_size=14, max_queue_size=100, quantum=4)
+    small, large = entry(20), entry(20, cost=3)
+    ready(queue, small, large)
+    assert [(one, stop - start) for one, start, stop in parts(queue.take())] == [(small, 8), (large, 2)]
+
+
+def test_the_predicted_wait_counts_cost() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100)
+    ready(queue, entry(1, cost=4))
+    batch = queue.take()
+    assert batch is not None
+    queue.done(batch, 2.0)  # 0.5 s for a view of native size
+    ready(queue, entry(3, cost=4))
+    assert queue.predicted_wait() == pytest.approx(12 * 0.5)
+
+
+def test_a_request_is_admitted_as_a_whole_or_not_at_all() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=10)
+    ready(queue, entry(4))
+    with pytest.raises(QueueFullError):
+        queue.offer([entry(3), entry(2, cost=2)], 0.0)
+    assert queue.waiting == 4
+    queue.offer([entry(2), entry(2, cost=2)], 0.0)
+    assert queue.waiting == 10
+
+
+def test_a_request_larger_than_the_queue_is_taken_whole_when_nothing_waits() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=10)
+    queue.offer([entry(8), entry(1, cost=9, shape=(3, 3, 1))], 0.0)
+    assert queue.waiting == 17
+
+
+def test_what_continues_a_request_is_refused_by_its_deadline_alone() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=4)
+    ready(queue, entry(4))
+    batch = queue.take()
+    assert batch is not None
+    queue.done(batch, 40.0)  # 10 s a view
+    ready(queue, entry(4))
+    with pytest.raises(QueueFullError):
+        queue.offer([entry(1, deadline=5.0)], 0.0)
+    queue.offer([entry(1, deadline=5.0)], 0.0, admitted=True)
+    assert queue.waiting == 5
+    with pytest.raises(DeadlineExceededError):
+        queue.offer([entry(1, deadline=5.0)], 5.0, admitted=True)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever the order of calls: each view is run once or dropped, batches are legal, the count of views is right."""
 
@@ -189,25 +270,38 @@ class AnyOrder(RuleBasedStateMachine):
         self.gone: set[Entry] = set()
 
     @rule(
-        rows=st.integers(1, 12), priority=st.integers(0, 1), wide=st.booleans(), wait=st.sampled_from([0.5, 5.0, inf])
+        sizes=st.lists(
+            st.tuples(st.integers(1, 12), st.booleans(), st.sampled_from([1, 1, 2, 7])), min_size=1, max_size=3
+        ),
+        priority=st.integers(0, 1),
+        wait=st.sampled_from([0.5, 5.0, inf]),
+        admitted=st.booleans(),
     )
-    def offer(self, rows: int, priority: int, wide: bool, wait: float) -> None:
-        one = entry(rows, priority=priority, deadline=self.now + wait, shape=(1, 2 if wide else 1, 1))
-        before = self.queue.waiting
+    def offer(self, sizes: list[tuple[int, bool, int]], priority: int, wait: float, admitted: bool) -> None:
+        wave = [
+            entry(rows, priority=priority, deadline=self.now + wait, shape=(1, 2 if wide else 1, 1), cost=cost)
+            for rows, wide, cost in sizes
+        ]
+        before, charge = self.queue.waiting, sum(rows * cost for rows, _, cost in sizes)
         try:
-            self.queue.offer(one, self.now)
+            self.queue.offer(wave, self.now, admitted=admitted)
         except QueueFullError:
-            assert before + rows > 40 or self.queue.predicted_wait() > wait
+            assert not admitted
+            assert before + charge > 40 or self.queue.predicted_wait() > wait
+            assert self.queue.waiting == before
         else:
-            self.alive.append(one)
-            self.runs[one] = []
+            assert admitted or not before or before + charge <= 40
+            self.alive += wave
+            self.runs |= {one: [] for one in wave}
 
     @rule()
     def take(self) -> None:
         batch = self.queue.take()
         if batch is None:
             return
-        assert 1 <= batch.rows <= 4
+        assert batch.cost == sum(segment.rows * segment.entry.cost for segment in batch.segments)
+        assert batch.rows >= 1
+        assert batch.cost <= 4 or batch.rows == 1
         assert len({segment.entry.shape for segment in batch.segments}) == 1
         for segment in batch.segments:
             assert segment.entry not in self.gone
@@ -253,7 +347,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def counts(self) -> None:
-        assert self.queue.waiting == sum(one.rows - len(self.runs[one]) for one in self.alive)
+        assert self.queue.waiting == sum((one.rows - len(self.runs[one])) * one.cost for one in self.alive)
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -1,0 +1,191 @@
+"""Images with their classes: a folder a class, a CSV file, MNIST's IDX files, CIFAR-10 as it is published.
+
+What an image is stays open here: bytes of an encoded file, which whoever evaluates decodes, or sends to a server.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bundle.errors import LabelledError
+from bundle.listed import Listed, list_csv, list_folders
+from bundle.preprocess import Pixels
+from bundle.published import find_published, read_published
+
+Numbers = npt.NDArray[np.int64]
+
+_PART = re.compile(r"(-?\d{1,12})?:(-?\d{1,12})?", re.ASCII)
+
+_READ = """what is read: a folder with a folder of images for each class; a CSV file of file and label; MNIST's or \
+Fashion-MNIST's IDX files (the images file or its folder); CIFAR-10's test_batch or data_batch_N in its binary, Python \
+or MATLAB version (the file or its folder)"""
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    """The file's, relative to the data; of one file of many images the place in it, from 0."""
+    image: bytes
+    """An encoded file: as it lies on the disk, or a PNG made of the array."""
+    label: int
+    """The index of the class."""
+
+
+class _Images(Protocol):
+    def name(self, place: int) -> str: ...
+
+    def encoded(self, place: int) -> bytes: ...
+
+    def content(self, place: int) -> bytes:
+        """What the digest covers."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    listed: Listed
+
+    def name(self, place: int) -> str:
+        return self.listed.files[place]
+
+    def encoded(self, place: int) -> bytes:
+        name = self.listed.files[place]
+        try:
+            return (self.listed.folder / name).read_bytes()
+        except OSError as error:
+            raise LabelledError(f"{name} cannot be read: {error.strerror}") from error
+
+    content = encoded
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    images: Pixels
+
+    def name(self, place: int) -> str:
+        return str(place)
+
+    def encoded(self, place: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(self.images[place]).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def content(self, place: int) -> bytes:
+        image: Pixels = self.images[place]
+        return f"{image.shape}".encode() + image.tobytes()
+
+
+class Labelled(Sequence[Example]):
+    """Labelled images in a fixed order. Files are read when they are asked for, by any thread."""
+
+    def __init__(self, name: str, images: _Images, labels: Numbers, places: Numbers | None = None) -> None:
+        """`labels` are of all images; `places` says which of them these are, in order."""
+        self.name = name
+        self._images = images
+        self._all_labels = labels
+        self._places = np.arange(len(labels)) if places is None else places
+        self.labels: Numbers = labels[self._places]
+        self.labels.setflags(write=False)
+        self._digest: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Labelled": ...
+    def __getitem__(self, index: int | slice) -> "Example | Labelled":
+        if isinstance(index, slice):
+            return self._only(np.arange(len(self))[index], self.name)
+        place = int(self._places[index])
+        return Example(self._images.name(place), self._images.encoded(place), int(self.labels[index]))
+
+    def digest(self) -> str:
+        """The sha256 that names this data: of every image (file, or shape and pixels) and its label, in order.
+
+        Reads everything once; the three forms of CIFAR-10 have one digest.
+        """
+        if self._digest is None:  # two threads may both work it out, to the same end
+            total = hashlib.sha256()
+            for place, label in zip(self._places, self.labels, strict=True):
+                total.update(hashlib.sha256(self._images.content(int(place))).digest() + int(label).to_bytes(8))
+            self._digest = total.hexdigest()
+        return self._digest
+
+    def split(self, seed: int = 0) -> tuple["Labelled", "Labelled"]:
+        """Validation and test: every image in one of them, the halves of a class differing by one image at most.
+
+        Raises:
+            LabelledError: fewer than two images.
+        """
+        if len(self) <= 1:
+            raise LabelledError(f"{self.name}: {len(self)} image cannot be split into validation and test")
+        shuffled = np.random.default_rng(seed).permutation(len(self))
+        by_class = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
+        validation, test = np.sort(by_class[::2]), np.sort(by_class[1::2])  # every other one of each class
+        return self._only(validation, f"{self.name} validation"), self._only(test, f"{self.name} test")
+
+    def part(self, part: str) -> "Labelled":
+        """The images START:STOP in order, as Python counts.
+
+        Raises:
+            LabelledError: malformed, or no image is in it.
+        """
+        if not (given := _PART.fullmatch(part)):
+            raise LabelledError(f"part {part!r} is not START:STOP; write 50000: or -10000: or 0:100")
+        start, stop = (None if side is None else int(side) for side in given.groups())
+        if not len(chosen := np.arange(len(self))[start:stop]):
+            raise LabelledError(f"part {part} of {self.name} is empty; images in all: {len(self)}")
+        return self._only(chosen, f"{self.name}[{part}]")
+
+    def _only(self, chosen: Numbers, name: str) -> "Labelled":
+        return Labelled(name, self._images, self._all_labels, self._places[chosen])
+
+
+def open_labelled(path: Path, classes: Sequence[str], part: str | None = None) -> Labelled:
+    """Labelled images for a model with these labels; images are not looked into.
+
+    The folders of classes are named by the model's labels, or by class indices; else, where there are as many as
+    classes, they are the classes in sorted order, as for torchvision's ImageFolder. The folder of MNIST or CIFAR-10
+    means the test images, or MNIST's training images where there are no others.
+
+    Args:
+        path: a folder or a file; the error for anything else lists what is read.
+        classes: the model's labels in order.
+        part: "START:STOP" in the data's order, as Python counts: "50000:", "-10000:".
+
+    Raises:
+        LabelledError: naming the file and the place in it.
+    """
+    if not path.exists():
+        raise LabelledError(f"{path} is not there; name the folder or file of the labelled images")
+    if path.name in {"", ".."}:
+        path = path.resolve()  # "." and ".." say no name; a link keeps its own, which says what it is
+    try:
+        images, labels = _read(path, classes)
+    except OSError as error:
+        raise LabelledError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+    if not len(labels):
+        raise LabelledError(f"{path} holds no image; {_READ}")
+    whole = Labelled(path.name, images, labels)
+    return whole if part is None else whole.part(part)
+
+
+def _read(path: Path, classes: Sequence[str]) -> tuple[_Images, Numbers]:
+    if published := find_published(path):
+        arrays, labels = read_published(published, len(classes))
+        return _Arrays(arrays), labels
+    if path.is_dir() or path.suffix.lower() == ".csv":
+        listed = list_folders(path, classes) if path.is_dir() else list_csv(path, classes)
+        return _Files(listed), np.array(listed.labels, np.int64)
+    if path.name.lower().endswith((".tar.gz", ".tgz", ".tar", ".zip")):
+        raise LabelledError(f"{path.name} is packed; unpack it and name the folder that it makes")
+    raise LabelledError(f"{path.name} is no labelled data; {_READ}")

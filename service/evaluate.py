@@ -1,0 +1,211 @@
+"""How often a running server is right on labelled images, and at what cost: `multicrop-service evaluate`."""
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
+from tqdm import tqdm
+
+from bundle.accuracy import TOP, Accuracy
+from bundle.aggregate import Average
+from bundle.errors import LabelledError
+from bundle.labelled import Labelled, open_labelled
+from bundle.preprocess import ImageLimits, probe
+from bundle.stop import StopOption
+from bundle.views import Size
+from service.client import Client, ClientError, Geometry, Looks, Prediction
+
+_ANY_SIZE = ImageLimits(max_pixels=1 << 40, max_aspect_ratio=float("inf"))
+"""What the server accepted is not refused here."""
+
+_OF_THE_IMAGE = {413, 415}
+"""Statuses that say something of the image alone; of the others a code does."""
+
+
+def _stop(text: str) -> str:
+    StopOption.parse(text)
+    return text
+
+
+class EvaluateJob(BaseModel):
+    """Asks a running server for every labelled image with each view plan; prints error, views, GMAC and images per second."""  # noqa: E501 the help shows it as it is
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
+    """of the server"""
+    model: str
+    """of the server: a model or an ensemble"""
+    data: Path
+    """labelled images: a folder with a folder for each class, a CSV file of file and label, MNIST's or Fashion-MNIST's IDX files, CIFAR-10"""  # noqa: E501 as above
+    views: tuple[str, ...] = Field(min_length=1)
+    """the view plans, one row each: center,ten_crop"""
+    average: Average | None = None
+    """over the views; the model's own choice when left out"""
+    stop: Annotated[str, AfterValidator(_stop)] | None = None
+    """early exit: never, exact, confident, confident:0.9; the model's own choice when left out"""
+    part: str | None = None
+    """of the data, START:STOP as Python counts: --part 50000: or --part=-10000:"""
+    concurrency: int = Field(default=8, ge=1, le=256)
+    """requests under way at a time"""
+    version: int | None = Field(default=None, ge=1, lt=1_000_000_000)
+    """of the model; the newest that serves when left out"""
+    as_json: Path | None = Field(default=None, alias="json")
+    """a file for the same figures as JSON"""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One plan."""
+
+    accuracy: Accuracy
+    refused: int
+    """Images that the server refused; they count as wrong."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One image."""
+
+    size: Size
+    looks: list[tuple[str, Looks]]
+    place: int | None
+    """Of the right class among the best, from 0; None when it is not among them."""
+
+
+def evaluate(job: EvaluateJob, client: Client) -> Iterator[Evaluated]:
+    """Asks for all images with one plan after the other.
+
+    Every plan and option is tried on the first image before the rest is sent.
+
+    Raises:
+        ClientError: the server refuses the model or an option, or gives no answer.
+        LabelledError: the images cannot be read, their labels are not the model's, or all of them are refused.
+    """
+    labels = client.model(job.model).labels
+    data = open_labelled(job.data, labels, job.part)
+    with _Asker(job, client, labels, data) as asker:
+        plans = list(dict.fromkeys(job.views))
+        for plan in plans:
+            asker.check(plan)
+        for plan in plans:
+            yield asker.evaluate(plan)
+
+
+class _Asker:
+    """Threads that ask; leaving it drops what is not under way."""
+
+    def __init__(self, job: EvaluateJob, client: Client, labels: list[str], data: Labelled) -> None:
+        self._job = job
+        self._client = client
+        self._labels = labels
+        self._data = data
+        self._pool = ThreadPoolExecutor(job.concurrency, thread_name_prefix="ask")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, plan: str) -> None:
+        """Raises the error of options that the server does not take."""
+        try:
+            self._classify(self._data[0].image, plan)
+        except ClientError as error:
+            if not _of_the_image(error):
+                raise
+
+    def evaluate(self, plan: str) -> Evaluated:
+        data, started = self._data, time.monotonic()
+        found = list(self._all(plan))
+        seconds = time.monotonic() - started
+        answered = [answer for answer in found if isinstance(answer, _Answered)]
+        if not answered:
+            raise LabelledError(f"{plan}: the server refused all {len(data)} images of {data.name}; see above")
+        ranks = [answer.place for answer in answered if answer.place is not None]
+        looks = answered[0].looks[0][1]
+        accuracy = Accuracy(
+            data=data.name,
+            data_sha256=data.digest(),
+            images=len(data),
+            views=plan,
+            average=looks.average,
+            stop=self._job.stop or looks.stop,  # as asked: what was used has the calibrated threshold in it
+            top1=ranks.count(0),
+            top5=len(ranks),
+            mean_views=fmean(sum(look.computed for _, look in answer.looks) for answer in answered),
+            gmacs=self._gmacs(answered),
+            images_per_second=len(data) / seconds,
+        )
+        return Evaluated(accuracy, len(found) - len(answered))
+
+    def _all(self, plan: str) -> Iterator[_Answered | None]:
+        """None for an image that the server refuses."""
+        with tqdm(total=len(self._data), desc=plan, unit="image") as bar:
+            for answer in self._pool.map(lambda place: self._one(place, plan), range(len(self._data))):
+                if isinstance(answer, str):
+                    bar.write(f"multicrop-service: {answer}", file=sys.stderr)
+                bar.update()
+                yield answer if isinstance(answer, _Answered) else None
+
+    def _one(self, place: int, plan: str) -> _Answered | str:
+        """A refusal of the image is a line about it."""
+        example = self._data[place]
+        try:
+            prediction = self._classify(example.image, plan)
+        except ClientError as error:
+            if _of_the_image(error):
+                return f"{example.name}: {error}"
+            raise ClientError(error.status, error.code, f"{example.name}: {error.detail}") from error
+        best = [score.index for score in prediction.predictions]
+        return _Answered(
+            probe(example.image, _ANY_SIZE),
+            prediction.looks,
+            best.index(example.label) if example.label in best else None,
+        )
+
+    def _classify(self, image: bytes, plan: str) -> Prediction:
+        job = self._job
+        prediction = self._client.classify(
+            job.model,
+            image,
+            views=plan,
+            average=job.average,
+            stop=job.stop,
+            top_k=min(TOP, len(self._labels)),
+            version=job.version,
+        )
+        for score in prediction.predictions:
+            if self._labels[score.index : score.index + 1] != [score.label]:
+                raise LabelledError(
+                    f"{job.model} answers {score.label!r} for class {score.index}, whose label in the newest version is"
+                    " another; leave --version out"
+                )
+        return prediction
+
+    def _gmacs(self, answered: list[_Answered]) -> float:
+        """For an image, on average; of views that early exit left out the mean cost of a view is taken off."""
+        wanted = list({(model, look.plan, answer.size) for answer in answered for model, look in answer.looks})
+        found = dict(zip(wanted, self._pool.map(self._geometry, wanted), strict=True))
+
+        def cost(model: str, look: Looks, size: Size) -> float:
+            whole = found[model, look.plan, size]
+            return whole.gmacs * look.computed / whole.computed
+
+        return fmean(sum(cost(model, look, answer.size) for model, look in answer.looks) for answer in answered)
+
+    def _geometry(self, of: tuple[str, str, Size]) -> Geometry:
+        model, plan, size = of
+        return self._client.geometry(model, plan, size.width, size.height)
+
+
+def _of_the_image(error: ClientError) -> bool:
+    """Whether another image might be answered: it is too large, damaged, or too much work with this plan."""
+    return error.status in _OF_THE_IMAGE or error.code.startswith("image_") or error.code == "work_limit"
