@@ -57,7 +57,7 @@ class ViewPlan:
         """The same average with each view computed once: the weights of identical views are added up.
 
         Args:
-            near: also merge views of one size that show the same part of the image at another scale, to within half a
+            near: also merge views of one size that show the same part of the image at another scale, to less than a
                 pixel of the view: an approximation. The first of them is computed.
         """
         weights: dict[View, float] = {}
@@ -70,7 +70,7 @@ class ViewPlan:
 
 
 def _shows_the_same(first: View, second: View) -> bool:
-    """Whether no edge differs by more than half a pixel of the first view; in whole numbers, where halves are exact."""
+    """Whether every edge differs by less than a pixel of the first view; in whole numbers, which are exact."""
     if (first.size, first.mirrored) != (second.size, second.mirrored):
         return False
     for axis in (0, 1):
@@ -78,7 +78,7 @@ def _shows_the_same(first: View, second: View) -> bool:
         start, other_start = first.box[axis], second.box[axis]
         length, other_length = first.box[axis + 2], second.box[axis + 2]
         for edge, other in ((start, other_start), (start + length, other_start + other_length)):
-            if 2 * first.size[axis] * abs(edge * other_whole - other * whole) > length * other_whole:
+            if first.size[axis] * abs(edge * other_whole - other * whole) >= length * other_whole:
                 return False
     return True
 

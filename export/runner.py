@@ -12,7 +12,8 @@ from bundle.accuracy import TOP
 from bundle.aggregate import Average, average, top_k
 from bundle.manifest import Input
 from bundle.plan import Plan
-from bundle.preprocess import ImageLimits, Scaled, decode
+from bundle.preprocess import ImageLimits, decode
+from bundle.render import Scaled
 from bundle.stop import Rule
 from bundle.views import Size, View, ViewPlan
 from export.verify import one_thread, open_session, run

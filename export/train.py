@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from bundle.manifest import Source
-from bundle.preprocess import render
+from bundle.render import render
 from bundle.views import Box, Size, View, centre
 from export.architectures import Architecture
 from export.data import SPLIT_SEED, Part, digits

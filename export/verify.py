@@ -16,7 +16,8 @@ from torch import nn
 from bundle.errors import ImageError
 from bundle.golden import TOLERANCE, Golden
 from bundle.manifest import Input, Parity, ParityCase
-from bundle.preprocess import ImageLimits, Pixels, decode, render
+from bundle.preprocess import ImageLimits, Pixels, decode
+from bundle.render import render
 from bundle.views import Box, Size, View, center_view, shorter_side
 from export.errors import ExportError, GraphError, ParityError
 

@@ -59,6 +59,8 @@ class Views(BaseModel):
     """Views of the plan."""
     computed: int = Field(examples=[10])
     """Views that were run: identical ones are run once, and those after an early exit are not."""
+    gmacs: float = Field(examples=[40.9])
+    """10^9 multiply-adds of those."""
     average: Average
     stop: str = Field(examples=["never", "exact", "confident:0.95"])
     stopped: bool

@@ -54,15 +54,6 @@ class ModelInfo(BaseModel):
     labels: list[str] = Field(min_length=1)
 
 
-class Geometry(BaseModel):
-    """What is read here of `GET /v1/models/NAME/views/PLAN`."""
-
-    computed: int = Field(ge=1)
-    """Distinct views."""
-    gmacs: float = Field(ge=0)
-    """10^9 multiply-adds of all of them."""
-
-
 class Score(BaseModel):
     index: int
     label: str
@@ -75,6 +66,8 @@ class Looks(BaseModel):
     plan: str
     computed: int = Field(ge=1)
     """Views that were run."""
+    gmacs: float = Field(ge=0)
+    """10^9 multiply-adds of those."""
     average: Average = "probabilities"
     stop: str = "never"
 
@@ -105,10 +98,10 @@ class Prediction(BaseModel):
         return self
 
     @property
-    def looks(self) -> list[tuple[str, Looks]]:
-        """What was run: the model, or each member that answered, with its views."""
-        asked = self.members or [Member(model=self.model, views=self.views)]
-        return [(member.model, member.views) for member in asked if member.views]
+    def looks(self) -> list[Looks]:
+        """What was run: by the model, or by each member that answered."""
+        asked = [member.views for member in self.members] or [self.views]
+        return [views for views in asked if views]
 
 
 class _Problem(BaseModel):
@@ -149,11 +142,6 @@ class Client:
     def model(self, name: str) -> ModelInfo:
         """A model's facts."""
         return self._ask(ModelInfo, "GET", f"/v1/models/{quote(name, safe='')}")
-
-    def geometry(self, name: str, plan: str, width: int, height: int) -> Geometry:
-        """What a plan would run for an image of that size; the newest version's."""
-        path = f"/v1/models/{quote(name, safe='')}/views/{quote(plan, safe='')}"
-        return self._ask(Geometry, "GET", path, {"width": width, "height": height})
 
     def classify(
         self,

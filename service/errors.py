@@ -49,7 +49,11 @@ class ModelNotFoundError(ServiceError):
 
 
 class ModelNotReadyError(ServiceError):
-    """The model is there and cannot answer yet."""
+    """The model is there and cannot answer: it is loading, or was refused."""
+
+    def __init__(self, message: str, *, loading: bool) -> None:
+        super().__init__(message)
+        self.loading = loading
 
 
 class QueueFullError(ServiceError):

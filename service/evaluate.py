@@ -16,13 +16,8 @@ from bundle.accuracy import TOP, Accuracy
 from bundle.aggregate import Average
 from bundle.errors import LabelledError
 from bundle.labelled import Labelled, open_labelled
-from bundle.preprocess import ImageLimits, probe
 from bundle.stop import StopOption
-from bundle.views import Size
-from service.client import Client, ClientError, Geometry, Looks, Prediction
-
-_ANY_SIZE = ImageLimits(max_pixels=1 << 40, max_aspect_ratio=float("inf"))
-"""What the server accepted is not refused here."""
+from service.client import Client, ClientError, Looks, Prediction
 
 _OF_THE_IMAGE = {413, 415}
 """Statuses that say something of the image alone; of the others a code does."""
@@ -73,8 +68,8 @@ class Evaluated:
 class _Answered:
     """One image."""
 
-    size: Size
-    looks: list[tuple[str, Looks]]
+    looks: list[Looks]
+    """Of the model, or of each member that answered."""
     place: int | None
     """Of the right class among the best, from 0; None when it is not among them."""
 
@@ -130,7 +125,7 @@ class _Asker:
         if not answered:
             raise LabelledError(f"{plan}: the server refused all {len(data)} images of {data.name}; see above")
         ranks = [answer.place for answer in answered if answer.place is not None]
-        looks = answered[0].looks[0][1]
+        looks = answered[0].looks[0]
         accuracy = Accuracy(
             data=data.name,
             data_sha256=data.digest(),
@@ -140,8 +135,8 @@ class _Asker:
             stop=self._job.stop or looks.stop,  # as asked: what was used has the calibrated threshold in it
             top1=ranks.count(0),
             top5=len(ranks),
-            mean_views=fmean(sum(look.computed for _, look in answer.looks) for answer in answered),
-            gmacs=self._gmacs(answered),
+            mean_views=fmean(sum(look.computed for look in answer.looks) for answer in answered),
+            gmacs=fmean(sum(look.gmacs for look in answer.looks) for answer in answered),
             images_per_second=len(data) / seconds,
         )
         return Evaluated(accuracy, len(found) - len(answered))
@@ -165,11 +160,7 @@ class _Asker:
                 return f"{example.name}: {error}"
             raise ClientError(error.status, error.code, f"{example.name}: {error.detail}") from error
         best = [score.index for score in prediction.predictions]
-        return _Answered(
-            probe(example.image, _ANY_SIZE),
-            prediction.looks,
-            best.index(example.label) if example.label in best else None,
-        )
+        return _Answered(prediction.looks, best.index(example.label) if example.label in best else None)
 
     def _classify(self, image: bytes, plan: str) -> Prediction:
         job = self._job
@@ -189,21 +180,6 @@ class _Asker:
                     " another; leave --version out"
                 )
         return prediction
-
-    def _gmacs(self, answered: list[_Answered]) -> float:
-        """For an image, on average; of views that early exit left out the mean cost of a view is taken off."""
-        wanted = list({(model, look.plan, answer.size) for answer in answered for model, look in answer.looks})
-        found = dict(zip(wanted, self._pool.map(self._geometry, wanted), strict=True))
-
-        def cost(model: str, look: Looks, size: Size) -> float:
-            whole = found[model, look.plan, size]
-            return whole.gmacs * look.computed / whole.computed
-
-        return fmean(sum(cost(model, look, answer.size) for model, look in answer.looks) for answer in answered)
-
-    def _geometry(self, of: tuple[str, str, Size]) -> Geometry:
-        model, plan, size = of
-        return self._client.geometry(model, plan, size.width, size.height)
 
 
 def _of_the_image(error: ClientError) -> bool:

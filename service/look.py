@@ -13,7 +13,8 @@ import numpy as np
 
 from bundle.aggregate import Average, average
 from bundle.manifest import Manifest
-from bundle.preprocess import ImageLimits, Pixels, Scaled, decode
+from bundle.preprocess import ImageLimits, Pixels, decode
+from bundle.render import Scaled
 from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
 from service.engine.batcher import Batcher

@@ -17,7 +17,7 @@ from service.engine.batcher import Batcher
 from service.look import look
 from service.metrics import Metrics
 from service.wishes import Wishes
-from service.work import Asked, Bounds, Work, check_work, work_of
+from service.work import Asked, Bounds, Work, check_work, gmacs_of, work_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class ServedModel:
             plan=choice.plan.name,
             planned=len(choice.plan),
             computed=used,
+            gmacs=gmacs_of(work.views[:used], self.manifest),
             average=choice.average,
             stop=choice.stop,
             stopped=used < len(work.views),

@@ -121,8 +121,9 @@ class ModelRegistry:
         found = versions[version]
         if found.model is None:
             what = name if version is None else f"version {version} of {name}"
-            doing = "is loading; try again soon" if found.state == "LOADING" else f"was refused: {found.reason}"
-            raise ModelNotReadyError(f"{what} {doing}")
+            loading = found.state == "LOADING"
+            doing = "is loading; try again soon" if loading else f"was refused: {found.reason}"
+            raise ModelNotReadyError(f"{what} {doing}", loading=loading)
         return found.model
 
     def _served(self, name: str) -> ServedModel | Ensemble | None:

@@ -79,9 +79,13 @@ def work_of(choice: Choice, image: Size, manifest: Manifest) -> Work:
     """The views of an upright image of that size, and what they cost."""
     planned = choice.plan.views(image, manifest.input)
     views = planned.distinct(near=choice.merge == "near").views
+    return Work(choice, views, gmacs_of(views, manifest))
+
+
+def gmacs_of(views: Iterable[View], manifest: Manifest) -> float:
+    """10^9 multiply-adds of some views."""
     sizes = Counter(view.size for view in views)
-    macs = sum(count * manifest.macs_at(size) for size, count in sizes.items())
-    return Work(choice, views, macs / 1e9)
+    return sum(count * manifest.macs_at(size) for size, count in sizes.items()) / 1e9
 
 
 def check_work(works: Iterable[Work], max_gmacs: float) -> None:

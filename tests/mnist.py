@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from bundle.labelled import open_labelled
-from bundle.preprocess import ImageLimits, decode, render
+from bundle.preprocess import ImageLimits, decode
+from bundle.render import render
 from bundle.views import Size, center_view
 from export.architectures import find
 from export.graph import Normalize
@@ -44,9 +45,9 @@ def train(network: str, images: Path, epochs: int, seed: int = 0) -> dict[str, t
         steps = epochs * -(-len(x) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         for _ in range(epochs):
-            for batch in torch.randperm(len(x)).split(BATCH):
+            for batch in torch.randperm(len(x)).split(BATCH):  # type: ignore[no-untyped-call]
                 optimizer.zero_grad()
-                cross_entropy(model(x[batch])[0], y[batch]).backward()
+                cross_entropy(model(x[batch])[0], y[batch]).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
     return {key: value.clone() for key, value in model.network.state_dict().items()}

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 import straight
 from bundle.manifest import Input
 from bundle.plans import PUBLISHED
-from bundle.preprocess import render
+from bundle.render import render
 from bundle.views import Size
 from samples import photographs
 from straight import PROTOCOLS, Seen

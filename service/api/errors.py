@@ -71,7 +71,8 @@ def retry_after(error: Exception) -> dict[str, str]:
     """Retry-After in whole seconds, for what is over soon."""
     if isinstance(error, errors.QueueFullError):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-    return {"Retry-After": "1"} if isinstance(error, errors.ModelNotReadyError | errors.ShuttingDownError) else {}
+    loading = isinstance(error, errors.ModelNotReadyError) and error.loading
+    return {"Retry-After": "1"} if loading or isinstance(error, errors.ShuttingDownError) else {}
 
 
 def install(app: FastAPI) -> None:

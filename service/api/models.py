@@ -1,6 +1,8 @@
 """What is served: models, their versions, ensembles."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from bundle.manifest import Manifest
@@ -31,7 +33,7 @@ class Model(BaseModel):
 
 
 class ModelDetail(Model):
-    """The version that answers when none is named."""
+    """One version: the one asked for, or the one that answers when none is named."""
 
     version: int
     provider: str = Field(examples=["cpu"])
@@ -75,10 +77,12 @@ async def list_models(registry: RegistryDep) -> list[Model]:
     return [Model(name=name, versions=_versions(registry, name)) for name in registry.index()]
 
 
-@router.get("/v1/models/{name}", responses=documented(404, 503))
-async def describe_model(name: str, registry: RegistryDep) -> ModelDetail | EnsembleDetail:
+@router.get("/v1/models/{name}", responses=documented(404, 422, 503))
+async def describe_model(
+    name: str, registry: RegistryDep, version: Annotated[int | None, Query(ge=1)] = None
+) -> ModelDetail | EnsembleDetail:
     """What a model is: input, classes, labels, parity with torch, accuracy, view plans. Or who is in an ensemble."""
-    found = registry.get(name)
+    found = registry.get(name, version)
     versions = _versions(registry, name)
     return _ensemble(found, versions) if isinstance(found, Ensemble) else _model(found, versions)
 

@@ -33,6 +33,7 @@ class ImageSize(BaseModel):
 
     width: int = Field(ge=1, le=65535, examples=[500])
     height: int = Field(ge=1, le=65535, examples=[375])
+    version: int | None = Field(None, ge=1, description="Of the model; the newest one when left out.")
 
 
 class Geometry(BaseModel):
@@ -67,7 +68,7 @@ async def show_views(
     name: str, plan: str, image: Annotated[ImageSize, Query()], registry: RegistryDep, settings: SettingsDep
 ) -> Geometry:
     """Where a plan's views of an image of that size lie and what they cost; nothing is run."""
-    model = registry.get(name)
+    model = registry.get(name, image.version)
     if isinstance(model, Ensemble):
         members = ", ".join(dict.fromkeys(member.model.name for member in model.members))
         raise InvalidParameterError(f"{name} is an ensemble; ask for the views of its members: {members}")

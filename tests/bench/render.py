@@ -26,7 +26,8 @@ sys.path[:0] = [str(Path(__file__).parents[2])]
 
 from bundle.manifest import Input
 from bundle.plans import PUBLISHED
-from bundle.preprocess import ImageLimits, Pixels, decode, render
+from bundle.preprocess import ImageLimits, Pixels, decode
+from bundle.render import render
 from bundle.views import Size, View
 
 NETWORK = Input(height=224, width=224, channels=3, dynamic=False, resize=256)

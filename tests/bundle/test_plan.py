@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from bundle.manifest import Input
 from bundle.plan import Crops, Part, Plan
 from bundle.plans import PUBLISHED
-from bundle.preprocess import render
+from bundle.render import render
 from bundle.views import Box, Size, View, ViewPlan
 
 

@@ -196,7 +196,7 @@ def test_near_views_keep_their_size_their_side_and_nearly_their_place(plan: View
     computed: list[View] = []
     for view in plan:
         alike = (v for v in computed if (v.size, v.mirrored) == (view.size, view.mirrored))
-        first = next((v for v in alike if apart(v, view) <= Fraction(1, 2)), view)
+        first = next((v for v in alike if apart(v, view) < 1), view)
         if first is view:
             computed.append(view)
         expected[look(first)] = expected.get(look(first), 0) + view.weight
@@ -205,8 +205,8 @@ def test_near_views_keep_their_size_their_side_and_nearly_their_place(plan: View
     assert len(near) <= len(plan.distinct())
 
 
-def test_near_is_half_a_pixel_of_the_view_on_every_edge() -> None:
-    """Boxes of 200 shown in 100 pixels: two pixels of the resized image are one of the view."""
+def test_near_is_less_than_a_pixel_of_the_view_on_every_edge() -> None:
+    """Boxes of 200 shown in 100 pixels: one pixel of the resized image is half of one of the view."""
     first = View(Size(400, 400), Box(10, 10, 200, 200), Size(100, 100))
 
     def merged(*box: int, resized: int = 400, size: int = 100, mirrored: bool = False) -> bool:

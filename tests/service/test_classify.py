@@ -40,7 +40,8 @@ def test_the_answer_has_what_others_build_on(client: httpx.Client, plain: Plain)
     assert answer.headers["X-Request-Id"] == "mine-1"
     assert body["digest"] == client.get("/v1/models").json()[0]["versions"][0]["digest"]
     assert body["views"] == {
-        "plan": "center", "planned": 1, "computed": 1, "average": "probabilities", "stop": "never", "stopped": False
+        "plan": "center", "planned": 1, "computed": 1, "gmacs": 1e-9,
+        "average": "probabilities", "stop": "never", "stopped": False
     }  # fmt: skip
     assert [(score["index"], score["label"]) for score in body["predictions"]] == [(1, "green"), (0, "red")]
     assert body["timings_ms"].keys() == {"decode", "queue", "compute", "merge", "total"}

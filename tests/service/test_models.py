@@ -78,6 +78,7 @@ def test_a_damaged_bundle_is_refused_by_name_and_reason(damaged: httpx.Client, n
     answer = damaged.post(f"/v1/models/{name}:classify", content=plain())
     assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
     assert reason in answer.json()["detail"]
+    assert "retry-after" not in answer.headers, "it would be refused again"
 
 
 def test_golden_answers_that_are_not_met_refuse_the_bundle(damaged: httpx.Client) -> None:
@@ -101,6 +102,9 @@ def test_a_version_can_be_asked_for(damaged: httpx.Client, plain: Plain) -> None
     assert (first["version"], second["version"]) == (1, 2)
     assert first["digest"] != second["digest"]
     assert first["predictions"][0]["probability"] < second["predictions"][0]["probability"]
+    for path, query in (("", {}), ("/views/center", {"width": 8, "height": 8})):
+        answer = damaged.get(f"/v1/models/good{path}", params={"version": 1, **query}).json()
+        assert answer["version"] == 1
     third = damaged.post("/v1/models/good:classify", content=plain(), params={"version": 3})
     assert (third.status_code, third.json()["code"]) == (503, "model_not_ready")
 
