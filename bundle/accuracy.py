@@ -47,7 +47,7 @@ class Accuracy(Facts):
 
     def error(self, top: int = 1) -> float:
         """The part of wrong answers, in percent."""
-        return 100 * (1 - (self.top1 if top == 1 else self.top5) / self.images)
+        return 100 * (self.images - (self.top1 if top == 1 else self.top5)) / self.images  # 45 of 100 are 55 % exactly
 
     def interval(self, top: int = 1) -> Interval:
         """The 95 % interval of `error`."""

@@ -83,14 +83,18 @@ def find_rule(stop: StopOption, plan: Plan, average: Average, calibrations: dict
 
     Raises:
         ValueError: `exact` with another average than that of probabilities, or `confident` without a calibration for
-            this plan and average.
+            this plan and average, or with a plan of one view.
     """
     if stop.kind == "never":
         return Never()
     if stop.kind == "exact":
         if average != "probabilities":
-            raise ValueError("stop=exact holds for average=probabilities alone")
+            raise ValueError(
+                f"{plan.name} has average={average}; stop=exact holds for average=probabilities alone, ask for both"
+            )
         return Exact()
+    if len(plan) == 1:  # which `calibrate` refuses
+        raise ValueError(f"{plan.name} has one view; there is nothing to stop early, use stop=never")
     found = calibrations.get(plan.name)
     if found is None or found.plan_sha256 != fingerprint(plan) or found.average != average:
         raise ValueError(

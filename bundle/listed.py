@@ -55,10 +55,15 @@ def list_folders(path: Path, labels: Sequence[str]) -> Listed:
     """The images below each class folder, sorted; hidden files and folders and all others are passed over.
 
     Raises:
-        LabelledError: the folders' names do not say which class is which.
+        LabelledError: the folders' names do not say which class is which, or images lie in none.
         OSError: a folder cannot be read.
     """
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders and any(entry.name.lower().endswith(_SUFFIXES) for entry in path.iterdir()):
+        raise LabelledError(
+            f"{path.name}: its images lie in no folder of a class; put each into one that is named by label or index,"
+            " or name a CSV file of file and label"
+        )
     found = [
         (file, index)
         for folder, index in zip(folders, _classes_of(path, folders, _Classes(labels)), strict=True)

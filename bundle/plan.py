@@ -37,7 +37,7 @@ SMALL = 64
 """The largest input that `shifts` without a distance is for: networks trained on shifted small images."""
 
 WEIGHTS_SUM = 1e-6
-"""How far from 1 the sum of a plan's weights may be."""
+"""How far from 1 the sum of a plan's, or an ensemble's, weights may be."""
 
 MAX_VIEWS = 2048
 
@@ -58,7 +58,7 @@ class Part(Facts):
     """Width and height of the views; the network's own when left out."""
     distance: Pixels | None = None
     """Of `shifts`, in pixels; an eighth of the input when left out."""
-    weight: float | None = Field(default=None, gt=0)
+    weight: float | None = Field(default=None, ge=1e-6, le=1e6)
     """Of the part as a whole, relative to the other parts; its number of views when left out."""
 
     @field_validator("crops", mode="before")

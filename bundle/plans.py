@@ -16,7 +16,7 @@ from bundle.manifest import Facts
 from bundle.plan import Part, Plan
 
 FOLDER = "plans"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+PLAN_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
 _TEN = Part(crops="corners_and_centre", mirror=True)
 _GOOGLENET = Part(scales=(256, 288, 320, 352), squares=3, crops="corners_and_centre", whole=True, mirror=True)
@@ -173,7 +173,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         BundleError: naming the file, the place in it and the way out.
     """
-    if not _NAME.fullmatch(path.stem):
+    if not PLAN_NAME.fullmatch(path.stem):
         raise BundleError(f"{path.name}: name the plan with small letters, digits and '_', at most 64")
     if path.stem in PUBLISHED:
         raise BundleError(f"{path.name}: {path.stem} is a published plan; give the file another name")

@@ -8,12 +8,10 @@ from pydantic import Field, field_validator, model_validator
 from bundle.aggregate import Average
 from bundle.beside import read_toml
 from bundle.manifest import Facts
+from bundle.plan import WEIGHTS_SUM
 from bundle.stop import StopOption
 
 SERVING, ENSEMBLE = "serving.toml", "ensemble.toml"
-
-WEIGHTS_SUM = 1e-6
-"""How far from 1 the sum of the members' weights may be."""
 
 MAX_VERSION = 1_000_000_000
 

@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.errors(include_url=False):
             option = ".".join(map(str, problem["loc"][1:] or problem["loc"])) or "command"
             said = problem["msg"].removeprefix("Value error, ")
+            if said.startswith("Input should be") and isinstance(problem["input"], str | float | int):
+                said += f", not {problem['input']!r:.40}"
             print(f"multicrop-export: {option}: {said}", file=sys.stderr)
         return 2
     if not isinstance(job, FreezeJob | TrainJob | Told):

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from tqdm import tqdm
 
 from bundle.aggregate import Average, average, sharpen
-from bundle.calibration import Calibration, Measured, fingerprint, keep
+from bundle.calibration import Calibration, Measured, fingerprint, keep, read_calibrations
 from bundle.labelled import Labelled, open_labelled
 from bundle.plan import Plan
 from bundle.stop import Confident, Never, Rule, doubling, replay
@@ -45,6 +45,7 @@ def tell(job: CalibrateJob) -> str:
     if len(plan) == 1:
         raise ExportError(f"{plan.name} has one view; there is nothing to stop early")
     data = open_labelled(job.data, target.bundle.labels, job.part)
+    read_calibrations(target.folder, target.bundle.digest)  # a damaged file is named before hours of work, not after
     calibration, unread = calibrate(target, data, plan, how, loss=job.loss, seed=job.seed)
     path = keep(target.folder, target.bundle.digest, plan.name, calibration)
     temperatures = ", ".join(f"{temperature:.3g}" for temperature in calibration.temperatures)

@@ -1,9 +1,9 @@
 """Which versions, plans and stop rules a frontier measures, and on which images."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 
 from bundle.aggregate import Average
@@ -13,11 +13,11 @@ from bundle.labelled import Labelled, open_labelled
 from bundle.plan import Plan
 from bundle.plans import PUBLISHED, read_plans
 from bundle.preprocess import ImageLimits, probe
-from bundle.stop import Rule, StopOption
+from bundle.stop import Rule
 from bundle.store import versions
 from bundle.views import Size, View, ViewPlan
 from export.errors import ExportError
-from export.evaluate import choose
+from export.evaluate import choose, parse_stop
 from export.frontier_page import LeftOut
 from export.jobs import FrontierJob
 from export.target import Target, find_bundle
@@ -81,31 +81,39 @@ def combine(job: FrontierJob, targets: Sequence[Target], data: Labelled) -> tupl
     Raises:
         ExportError: nothing can be, or a stop is none.
     """
-    _check_stops(job.stop)
+    for stop in job.stop:
+        parse_stop(stop)
     sizes = _sizes(data)
     found: list[Combination] = []
     left: list[LeftOut] = []
+    twins: set[tuple[str, str]] = set()
     for target in targets:
         calibrations = read_calibrations(target.folder, target.bundle.digest)
         plans, refused = _plans(job, target)
         left += [LeftOut(model=target.name, views=name, reason=reason) for name, reason in refused.items()]
-        for plan, stop in product(plans, job.stop):
-            if len(plan) == 1 and stop != job.stop[0]:
-                continue  # one view cannot stop earlier
+        for plan, stop in _with_stops(plans, job.stop):
             try:
                 how, rule = choose(target.bundle, plan, job.average, stop, calibrations)
             except ExportError as error:
-                left.append(LeftOut(model=target.name, views=plan.name, reason=str(error)))
+                if (target.name, plan.name) not in twins:  # of those it is said once why
+                    left.append(LeftOut(model=target.name, views=plan.name, reason=str(error)))
                 continue
             new = Combination(target, plan, how, stop, rule, calibrations)
             if twin := next((other for other in found if _same(new, other, sizes)), None):
                 reason = f"on these images its views are those of {twin.plan.name}"
                 left.append(LeftOut(model=target.name, views=plan.name, reason=reason))
+                twins.add((target.name, plan.name))
             else:
                 found.append(new)
     if not found:
         raise ExportError("; ".join(f"{one.model} with {one.views}: {one.reason}" for one in left[:3]))
     return found, list(dict.fromkeys(left))
+
+
+def _with_stops(plans: Iterable[Plan], stops: Sequence[str]) -> Iterator[tuple[Plan, str]]:
+    for plan in plans:
+        for stop in stops if len(plan) > 1 else ["never"]:  # one view cannot stop earlier
+            yield plan, stop
 
 
 def _sizes(data: Labelled) -> list[Size]:
@@ -132,14 +140,6 @@ def _parts(plan: ViewPlan) -> list[View]:
     views = plan.distinct().views
     total = sum(view.weight for view in views)
     return [replace(view, weight=round(view.weight / total, 9)) for view in views]
-
-
-def _check_stops(stops: Iterable[str]) -> None:
-    try:
-        for stop in stops:
-            StopOption.parse(stop)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
 
 
 def _plans(job: FrontierJob, target: Target) -> tuple[list[Plan], dict[str, str]]:

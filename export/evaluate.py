@@ -51,7 +51,6 @@ def measure(
     average: Average | None = None,
     stop: str = "never",
     calibrations: Mapping[str, Calibration] | None = None,
-    near: bool = False,
     answered: Callable[[], object] = lambda: None,
 ) -> Measurement:
     """Asks a bundle for every image with the views of a plan, on as many cores as torch uses.
@@ -65,7 +64,6 @@ def measure(
         average: over the views; the plan's own, or probabilities, when None.
         stop: see `StopOption.parse`.
         calibrations: of the bundle by the name of the plan, for `stop=confident`.
-        near: see `ViewPlan.distinct`.
         answered: called after each image, in this thread.
 
     Raises:
@@ -76,7 +74,7 @@ def measure(
     how, rule = choose(bundle, plan, average, stop, calibrations)
     runner, digest = Runner(bundle.model, bundle.manifest.input), data.digest()
     started = time.perf_counter()
-    found = list(_each(data, lambda image: runner.answer(image, plan, rule, how, near=near), answered))
+    found = list(_each(data, lambda image: runner.answer(image, plan, rule, how), answered))
     seconds = time.perf_counter() - started
     answers = tuple(None if isinstance(answer, Unread) else answer for answer in found)
     read, unread = [answer for answer in answers if answer], _unread(data, found)
@@ -110,11 +108,19 @@ def choose(
 ) -> tuple[Average, Rule]:
     """How the views of a plan are averaged, and when they are enough; arguments and errors as of `measure`."""
     require_plan(bundle, plan)
-    how = average or plan.average or "probabilities"
+    how, option = average or plan.average or "probabilities", parse_stop(stop)
     try:
-        return how, find_rule(StopOption.parse(stop), plan, how, dict(calibrations or {}))
+        return how, find_rule(option, plan, how, dict(calibrations or {}))
     except ValueError as error:
-        raise ExportError(f"{plan.name}: {error}") from error
+        raise ExportError(str(error)) from error
+
+
+def parse_stop(text: str) -> StopOption:
+    """Raises ExportError."""
+    try:
+        return StopOption.parse(text)
+    except ValueError as error:
+        raise ExportError(f"{error}; {text!r:.40} is none of these") from error
 
 
 class Distinct(NamedTuple):

@@ -26,6 +26,7 @@ def tell(job: EvaluateJob) -> str:
     plans = target.plans(dict.fromkeys(job.views))
     for plan in plans:
         choose(target.bundle, plan, job.average, job.stop, calibrations)
+    keep(target.folder, target.bundle.digest, [])  # whether it can be is seen before hours of work, not after
     found = []
     for plan in plans:
         found.append(_measure(job, target.bundle, data, plan, calibrations))

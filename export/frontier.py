@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import onnxruntime
+import PIL
 import torch
 from tqdm import tqdm
 
@@ -24,13 +26,12 @@ from bundle.serving import SERVING
 from bundle.stop import Rule
 from export.combinations import Combination, combine, find_targets, open_data
 from export.errors import ExportError
-from export.evaluate import measure
+from export.evaluate import Measurement, measure
 from export.exports import write_atomically
 from export.frontier_page import Frontier
 from export.goals import Configuration, Goals, decide
 from export.jobs import FrontierJob
 from export.plot import draw, to_png
-from export.report import tools
 from export.runner import Runner
 from export.svg import to_svg
 from export.target import Target
@@ -52,6 +53,7 @@ def run(job: FrontierJob) -> Frontier:
     goals = Goals(error=job.error, gmacs=job.gmacs, latency_ms=job.latency_ms, throughput=job.throughput)
     data = open_data(job, targets)
     combinations, left = combine(job, targets, data)
+    _require_places(job.out, targets)
     found, unread = _measure(combinations, data)
     configurations = tuple(sorted(found, key=lambda c: (c.accuracy.gmacs, c.error)))
     frontier = Frontier(
@@ -61,12 +63,12 @@ def run(job: FrontierJob) -> Frontier:
         unread=unread,
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        alone=min(ALONE, len(data)),
+        alone=min(ALONE, len(data) - unread),
         configurations=configurations,
         left_out=tuple(left),
         goals=goals,
         answer=decide(configurations, goals) if goals.bounds() else None,
-        tools=tools(),
+        tools={"onnxruntime": onnxruntime.__version__, "Pillow": PIL.__version__},
     )
     _write(frontier, job.out)
     return frontier
@@ -77,7 +79,7 @@ def latency_ms(runner: Runner, images: Sequence[bytes], plan: Plan, rule: Rule, 
 
     Args:
         runner: of the bundle.
-        images: encoded, at least one of them whole; the first is also run before, to warm up.
+        images: encoded, none of them damaged; the first is also run before, to warm up.
         plan: of the views.
         rule: when to stop.
         how: over the views.
@@ -85,14 +87,11 @@ def latency_ms(runner: Runner, images: Sequence[bytes], plan: Plan, rule: Rule, 
     times: list[float] = []
     for image in [images[0], *images]:
         started = time.perf_counter()
-        try:
-            runner.answer(image, plan, rule, how)
-        except ImageError:
-            continue
+        runner.answer(image, plan, rule, how)
         times.append(time.perf_counter() - started)
         if len(times) > 3 and sum(times) > ENOUGH_SECONDS:  # noqa: PLR2004 one to warm up and three
             break
-    return 1000 * statistics.median(times[1:] or times)
+    return 1000 * statistics.median(times[1:])
 
 
 def _require_apart(out: Path, targets: Sequence[Target]) -> None:
@@ -102,11 +101,20 @@ def _require_apart(out: Path, targets: Sequence[Target]) -> None:
             raise ExportError(f"{out} is in the repository, whose folders are models; choose another place with --out")
 
 
+def _require_places(out: Path, targets: Sequence[Target]) -> None:
+    """Whether results can be written is seen before hours of work, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be made a folder: {error.strerror}; choose another --out") from error
+    for target in targets:
+        keep(target.folder, target.bundle.digest, [])
+
+
 def _measure(combinations: Sequence[Combination], data: Labelled) -> tuple[list[Configuration], int]:
     """Measures one after the other, and keeps each result beside its bundle; also how many images are unreadable."""
-    places = range(len(data)) if len(data) <= ALONE else [index * len(data) // ALONE for index in range(ALONE)]
-    some = [data[place].image for place in places]
-    costs = [_seconds(each, some[0]) for each in combinations]
+    first = data[0].image
+    costs = [_seconds(each, first) for each in combinations]
     found, unread = [], 0
     with _progress(sum(costs) * len(data)) as bar:
         for each, cost in zip(combinations, costs, strict=True):
@@ -123,7 +131,7 @@ def _measure(combinations: Sequence[Combination], data: Labelled) -> tuple[list[
             )
             keep(each.target.folder, bundle.digest, [measurement.accuracy])
             unread = max(unread, len(measurement.unread))
-            runner = Runner(bundle.model, bundle.manifest.input)
+            runner, some = Runner(bundle.model, bundle.manifest.input), _some(data, measurement)
             found.append(
                 Configuration(
                     model=bundle.name,
@@ -134,6 +142,13 @@ def _measure(combinations: Sequence[Combination], data: Labelled) -> tuple[list[
                 )
             )
     return found, unread
+
+
+def _some(data: Labelled, measurement: Measurement) -> list[bytes]:
+    """Images that can be read, from everywhere in the data: their order is often that of the classes."""
+    places = [place for place, answer in enumerate(measurement.answers) if answer]
+    count = min(len(places), ALONE)
+    return [data[places[index * len(places) // count]].image for index in range(count)]
 
 
 def _progress(total: float) -> "tqdm[NoReturn]":
@@ -157,7 +172,6 @@ def _write(frontier: Frontier, out: Path) -> None:
     chosen = frontier.answer.configuration if frontier.answer and frontier.answer.met else None
     figure = draw(frontier.configurations, frontier.goals, chosen)
     svg = to_svg(figure, frontier.configurations)
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "frontier.png", to_png(figure))
     write_atomically(out / "frontier.svg", svg.encode())
     write_atomically(out / "frontier.json", frontier.model_dump_json(indent=1).encode() + b"\n")

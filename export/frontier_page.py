@@ -43,6 +43,7 @@ class Frontier(Facts):
     answer: Answer | None = None
     """None where no goal was given."""
     tools: dict[str, str] = Field(default_factory=dict)
+    """The versions of what decodes, draws and runs: speed depends on them."""
 
     @property
     def lines(self) -> dict[str, list[int]]:

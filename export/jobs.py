@@ -1,13 +1,17 @@
 """What can be asked of export. The docstrings are the help of the command line."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 from pydantic_settings import CliImplicitFlag, CliPositionalArg, CliSubCommand
 
 from bundle.aggregate import Average
+from bundle.plans import PLAN_NAME
 from bundle.preprocess import Interpolation
+
+_TIME = re.compile(r"(0*[1-9]\d*(\.\d+)?|0*\.0*[1-9]\d*)(ms|s)", re.ASCII)
 
 
 class Job(BaseModel):
@@ -206,10 +210,17 @@ class LearnWeightsJob(LabelledJob):
 
     views: str
     """a published view plan"""
-    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")
+    name: str | None = None
     """of the new plan; VIEWS_learned when left out"""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """of the halves, and of the learning"""
+
+    @field_validator("name")
+    @classmethod
+    def _is_the_name_of_a_plan(cls, name: str | None) -> str | None:
+        if name is not None and not PLAN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r:.80} is no plan's name; take small letters, digits and '_', at most 64")
+        return name
 
 
 class FrontierJob(Job):
@@ -233,10 +244,17 @@ class FrontierJob(Job):
     """a goal: top-1 error in percent, at most"""
     gmacs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """a goal: 10^9 multiply-adds for an image, at most"""
-    latency: str | None = Field(default=None, pattern=r"^(0*[1-9]\d*(\.\d+)?|0*\.0*[1-9]\d*)(ms|s)$")
+    latency: str | None = None
     """a goal: of one image alone, at most, as 50ms or 0.05s"""
     throughput: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """a goal: images per second, at least"""
+
+    @field_validator("latency")
+    @classmethod
+    def _is_a_time(cls, text: str | None) -> str | None:
+        if text is not None and not _TIME.fullmatch(text):
+            raise ValueError(f"{text!r:.40} is no time above 0; write 50ms or 0.05s")
+        return text
 
     @property
     def latency_ms(self) -> float | None:

@@ -28,9 +28,9 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 """After the colours are used up the next marker begins."""
 
 CROWD = 24
-"""Configurations up to which every point is named, and not those of the Pareto line alone."""
-WIDE = 1000
-"""A range of more than that has ticks at the powers of ten alone."""
+"""Configurations up to which every point with room for it is named, and not those of the Pareto line alone."""
+TICKS = ((4.0, (1, 1.5, 2, 3, 4, 5, 7)), (1000.0, (1, 2, 5)), (math.inf, (1,)))
+"""Multiples of the powers of ten at which an axis has ticks, by how many times its start its end is, at most."""
 SPACE = 2
 """Pixels around a label."""
 FAR = 12
@@ -90,8 +90,8 @@ def _frame(axes: Axes, panel: Panel, configurations: Sequence[Configuration]) ->
     if low > 0:  # a network without a convolution has 0 GMAC
         axes.set_xscale("log")
         axes.set_xlim(low / 1.6, high * 1.6)
-        few = high / low < WIDE
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=15))
+        multiples = next(multiples for most, multiples in TICKS if high * 1.6**2 / low <= most)
+        axes.xaxis.set_major_locator(LogLocator(subs=multiples, numticks=15))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
@@ -111,7 +111,7 @@ def _points(axes: Axes, panel: Panel, scene: Scene) -> None:
         )  # fmt: skip
         point.set_gid(f"{panel.key}-{index}")
         if c == scene.chosen:
-            axes.plot(across, c.error, "o", color="none", markeredgecolor=INK, markersize=14, zorder=7)
+            axes.plot(across, scene.height(c), "o", color="none", markeredgecolor=INK, markersize=14, zorder=7)
 
 
 def _bounds(panels: Sequence[Axes], goals: Goals) -> None:
@@ -157,7 +157,10 @@ def _label(axes: Axes, panel: Panel, scene: Scene) -> None:
     boxes = [text.get_window_extent() for text in texts]
     sizes = [(box.width + 2 * SPACE, box.height + 2 * SPACE) for box in boxes]
     places = place(points, sizes, _drawn(axes, panel, scene), Rectangle(*axes.bbox.extents))
-    for text, (x, y), label in zip(texts, points, places, strict=True):
+    for index, (text, (x, y), label) in enumerate(zip(texts, points, places, strict=True)):
+        if index >= len(members) and any(label.overlap(other) for other in places[:index]):
+            text.remove()  # the table and the tooltip name it too
+            continue
         scale = 72 / axes.figure.dpi  # points in a pixel
         text.set_position(((label.left + SPACE - x) * scale, (label.bottom + SPACE - y) * scale))
         end = min(max(x, label.left), label.right), min(max(y, label.bottom), label.top)

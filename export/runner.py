@@ -64,7 +64,7 @@ class Runner:
         with one_thread():
             self._session = open_session(model)
 
-    def answer(self, image: bytes, plan: Plan, rule: Rule, how: Average, *, near: bool = False) -> Answer:
+    def answer(self, image: bytes, plan: Plan, rule: Rule, how: Average) -> Answer:
         """The answer for one encoded image, after as many views of a plan as a stop rule asks for.
 
         Args:
@@ -72,12 +72,11 @@ class Runner:
             plan: one that the graph can run (`Plan.refusal`).
             rule: when to stop.
             how: over the views.
-            near: see `ViewPlan.distinct`.
 
         Raises:
             ImageError: the image cannot be read.
         """
-        look = self.look(image, plan, near=near)
+        look = self.look(image, plan)
         views, weights = look.views, [view.weight for view in look.views]
         total, done = math.fsum(weights), 0
         logits: list[Logits] = []
@@ -90,11 +89,11 @@ class Runner:
         best = top_k(mean, TOP)
         return Answer(tuple(best), float(mean[best[0]]), Counter(view.size for view in views[:done]))
 
-    def look(self, image: bytes, plan: Plan, *, near: bool = False) -> "Look":
+    def look(self, image: bytes, plan: Plan) -> "Look":
         """An encoded image at the scales of the views of a plan; raises ImageError."""
         upright = decode(image, self._wanted.channels, ImageLimits())
         planned = plan.views(Size(*upright.size), self._wanted)
-        distinct = planned.distinct(near=near)
+        distinct = planned.distinct()
         return Look(planned, distinct.views, self, Scaled(upright, distinct, self._wanted.interpolation))
 
     def run(self, scaled: Scaled, views: tuple[View, ...]) -> Logits:

@@ -72,8 +72,9 @@ class Scene:
     def errors(self) -> tuple[float, float]:
         """At the lower and at the upper edge."""
         intervals = [c.accuracy.interval() for c in self.configurations]
-        low, high = min(i.low for i in intervals), min(max(i.high for i in intervals), self.ceiling)
-        return max(low - 0.05 * (high - low), 0.0), high
+        low, high = min(i.low for i in intervals), max(i.high for i in intervals)
+        margin = 0.05 * (min(high, self.ceiling) - low)
+        return max(low - margin, 0.0), min(high + margin, self.ceiling)
 
     def height(self, configuration: Configuration) -> float:
         return min(configuration.error, self.ceiling)

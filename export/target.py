@@ -42,17 +42,19 @@ def find_bundle(path: Path) -> Target:
     """The bundle at REPOSITORY/NAME/VERSION, or the newest of REPOSITORY/NAME.
 
     Raises:
-        ExportError: no version is there.
+        ExportError: no version is there, or not that one.
         BundleError: it is not whole.
     """
     folder = path.resolve()
+    named = None
     if folder.name.isdecimal() and not versions(folder.parent, folder.name):
-        folder, version = folder.parent, int(folder.name)
-    else:
-        there = versions(folder.parent, folder.name)
-        if not there:
-            raise ExportError(f"{path} holds no version; name a bundle as REPOSITORY/NAME or REPOSITORY/NAME/VERSION")
-        version = there[-1]
+        folder, named = folder.parent, int(folder.name)
+    there = versions(folder.parent, folder.name)
+    if not there:
+        raise ExportError(f"{path} holds no version; name a bundle as REPOSITORY/NAME or REPOSITORY/NAME/VERSION")
+    version = there[-1] if named is None else named
+    if version not in there:
+        raise ExportError(f"{folder.name} has no version {version}; its versions are {', '.join(map(str, there))}")
     return Target(folder, open_bundle(folder.parent, folder.name, version))
 
 

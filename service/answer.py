@@ -106,7 +106,7 @@ class Prediction(BaseModel):
     version: int | None = Field(examples=[1])
     """None of an ensemble."""
     digest: str = Field(examples=["5f0c" * 16])
-    """sha256 of the bundle's manifest; of an ensemble that of its members' digests, weights and plans."""
+    """sha256 of the bundle's manifest; of an ensemble that of its members' digests, weights, plans and averages."""
     views: Annotated[Views | None, Field(exclude_if=_left_out)] = None
     """Of a model."""
     members: Annotated[list[MemberAnswer] | None, Field(exclude_if=_left_out)] = None

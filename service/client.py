@@ -139,9 +139,10 @@ class Client:
         self._closed.set()
         self._http.close()
 
-    def model(self, name: str) -> ModelInfo:
-        """A model's facts."""
-        return self._ask(ModelInfo, "GET", f"/v1/models/{quote(name, safe='')}")
+    def model(self, name: str, version: int | None = None) -> ModelInfo:
+        """The facts of a version, or of the one that answers when none is named."""
+        query: dict[str, str | int] = {} if version is None else {"version": version}
+        return self._ask(ModelInfo, "GET", f"/v1/models/{quote(name, safe='')}", query)
 
     def classify(
         self,

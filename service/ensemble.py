@@ -155,13 +155,14 @@ def _require_same_labels(first: ServedModel, other: ServedModel) -> None:
 
 
 def _digest(members: list[EnsembleMember]) -> str:
-    """The sha256 of what makes the answers: each member's bundle, weight, and plan."""
+    """The sha256 of what makes the answers: each member's bundle, weight, plan, and how its views are averaged."""
     facts = [
         {
             "digest": member.model.digest,
             "weight": member.weight,
             "views": member.views,
             "plan": fingerprint(member.model.wishes.plan(member.views)),
+            "average": member.model.wishes.choose(Asked(views=member.views, stop="never")).average,
         }
         for member in members
     ]

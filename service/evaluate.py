@@ -19,6 +19,9 @@ from bundle.labelled import Labelled, open_labelled
 from bundle.stop import StopOption
 from service.client import Client, ClientError, Looks, Prediction
 
+OWN = "its own views"
+"""What is asked for when no plan is named."""
+
 _OF_THE_IMAGE = {413, 415}
 """Statuses that say something of the image alone; of the others a code does."""
 
@@ -39,8 +42,8 @@ class EvaluateJob(BaseModel):
     """of the server: a model or an ensemble"""
     data: Path
     """labelled images: a folder with a folder for each class, a CSV file of file and label, MNIST's or Fashion-MNIST's IDX files, CIFAR-10"""  # noqa: E501 as above
-    views: tuple[str, ...] = Field(min_length=1)
-    """the view plans, one row each: center,ten_crop"""
+    views: tuple[str, ...] = ()
+    """the view plans, one row each: center,ten_crop; the model's own, or those of an ensemble's members, when left out"""  # noqa: E501 as above
     average: Average | None = None
     """over the views; the model's own choice when left out"""
     stop: Annotated[str, AfterValidator(_stop)] | None = None
@@ -83,10 +86,10 @@ def evaluate(job: EvaluateJob, client: Client) -> Iterator[Evaluated]:
         ClientError: the server refuses the model or an option, or gives no answer.
         LabelledError: the images cannot be read, their labels are not the model's, or all of them are refused.
     """
-    labels = client.model(job.model).labels
+    labels = client.model(job.model, job.version).labels
     data = open_labelled(job.data, labels, job.part)
     with _Asker(job, client, labels, data) as asker:
-        plans = list(dict.fromkeys(job.views))
+        plans: list[str | None] = [*dict.fromkeys(job.views)] or [None]  # None: the model's own
         for plan in plans:
             asker.check(plan)
         for plan in plans:
@@ -109,7 +112,7 @@ class _Asker:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, plan: str) -> None:
+    def check(self, plan: str | None) -> None:
         """Raises the error of options that the server does not take."""
         try:
             self._classify(self._data[0].image, plan)
@@ -117,20 +120,20 @@ class _Asker:
             if not _of_the_image(error):
                 raise
 
-    def evaluate(self, plan: str) -> Evaluated:
+    def evaluate(self, plan: str | None) -> Evaluated:
         data, started = self._data, time.monotonic()
         found = list(self._all(plan))
         seconds = time.monotonic() - started
         answered = [answer for answer in found if isinstance(answer, _Answered)]
         if not answered:
-            raise LabelledError(f"{plan}: the server refused all {len(data)} images of {data.name}; see above")
+            raise LabelledError(f"{plan or OWN}: the server refused all {len(data)} images of {data.name}; see above")
         ranks = [answer.place for answer in answered if answer.place is not None]
         looks = answered[0].looks[0]
         accuracy = Accuracy(
             data=data.name,
             data_sha256=data.digest(),
             images=len(data),
-            views=plan,
+            views=plan or "+".join(dict.fromkeys(look.plan for look in answered[0].looks)),
             average=looks.average,
             stop=self._job.stop or looks.stop,  # as asked: what was used has the calibrated threshold in it
             top1=ranks.count(0),
@@ -141,16 +144,16 @@ class _Asker:
         )
         return Evaluated(accuracy, len(found) - len(answered))
 
-    def _all(self, plan: str) -> Iterator[_Answered | None]:
+    def _all(self, plan: str | None) -> Iterator[_Answered | None]:
         """None for an image that the server refuses."""
-        with tqdm(total=len(self._data), desc=plan, unit="image") as bar:
+        with tqdm(total=len(self._data), desc=plan or OWN, unit="image") as bar:
             for answer in self._pool.map(lambda place: self._one(place, plan), range(len(self._data))):
                 if isinstance(answer, str):
                     bar.write(f"multicrop-service: {answer}", file=sys.stderr)
                 bar.update()
                 yield answer if isinstance(answer, _Answered) else None
 
-    def _one(self, place: int, plan: str) -> _Answered | str:
+    def _one(self, place: int, plan: str | None) -> _Answered | str:
         """A refusal of the image is a line about it."""
         example = self._data[place]
         try:
@@ -162,7 +165,7 @@ class _Asker:
         best = [score.index for score in prediction.predictions]
         return _Answered(prediction.looks, best.index(example.label) if example.label in best else None)
 
-    def _classify(self, image: bytes, plan: str) -> Prediction:
+    def _classify(self, image: bytes, plan: str | None) -> Prediction:
         job = self._job
         prediction = self._client.classify(
             job.model,
@@ -176,8 +179,8 @@ class _Asker:
         for score in prediction.predictions:
             if self._labels[score.index : score.index + 1] != [score.label]:
                 raise LabelledError(
-                    f"{job.model} answers {score.label!r} for class {score.index}, whose label in the newest version is"
-                    " another; leave --version out"
+                    f"{job.model} answers {score.label!r} for class {score.index}, whose label was another when this"
+                    " began; run it again: the server may have another model by now"
                 )
         return prediction
 

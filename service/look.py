@@ -39,12 +39,13 @@ class Looked:
 
 
 class Drawing:
-    """The views of one image, decoded once by whoever draws first; any number of threads may draw."""
+    """The views of one image, decoded once by whoever draws first; any number of threads may draw, each view once."""
 
     def __init__(self, image: bytes, views: Iterable[View], manifest: Manifest, limits: ImageLimits) -> None:
         self._lock = threading.Lock()
         self._image = image
         self._views = tuple(views)
+        self._left = len(self._views)
         self._wanted = manifest.input
         self._limits = limits
         self._scaled: Scaled | Exception | None = None
@@ -58,9 +59,14 @@ class Drawing:
         with self._lock:
             if self._scaled is None:
                 self._scaled = self._decode()
-        if isinstance(self._scaled, Exception):
-            raise self._scaled
-        self._scaled.draw(views, rows)
+            scaled = self._scaled
+        if isinstance(scaled, Exception):
+            raise scaled
+        scaled.draw(views, rows)
+        with self._lock:
+            self._left -= len(rows)
+            if not self._left:  # megabytes that nobody needs while the last views wait for the device
+                self._scaled = None
 
     def _decode(self) -> Scaled | Exception:
         """A bad image is decoded once too."""

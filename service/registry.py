@@ -135,8 +135,10 @@ class ModelRegistry:
         """What of a folder is to be loaded, and what the operator wants and is not there."""
         folder = self._settings.repository / name
         there = store.versions(self._settings.repository, name)
-        if not there and (folder / ENSEMBLE).exists():
-            return {None: Version("LOADING")}
+        if (folder / ENSEMBLE).exists():
+            if not there:
+                return {None: Version("LOADING")}
+            logger.warning("%s has versions: it is a model, and its %s is not read", name, ENSEMBLE)
         try:
             serving = self._servings[name] = read_serving(folder)
         except BundleError as error:

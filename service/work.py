@@ -21,7 +21,11 @@ MAX_VIEW_PIXELS = 3 << 19
 """Of one view, 1.5 Mi: a network keeps dozens of float32 maps of it, gigabytes for the whole of a 20:1 image."""
 
 MAX_SCALED_PIXELS = 1 << 25
-"""Of the resized images of a plan together, which are kept while its views are drawn: 96 MiB in RGB."""
+"""Of the resized images of a plan together, which are kept until its last view is drawn: 96 MiB in RGB, and as much
+again of their mirror images."""
+
+MAX_DRAWN_PIXELS = 1 << 27
+"""Of the views of a plan together, which may all be drawn before the first of them is run: 384 MiB in RGB."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,15 @@ def over_limit(works: list[Work], max_gmacs: float) -> str | None:
             f"{plans} would resize the image to {scaled} pixels, at most {MAX_SCALED_PIXELS} are allowed;"
             " cut the image, or ask for fewer scales"
         )
+    views = sum(len(work.views) for work in works)
+    drawn = sum(math.prod(view.size) for work in works for view in work.views)
+    if drawn > MAX_DRAWN_PIXELS:
+        return (
+            f"{views} views of {plans} have {drawn} pixels, at most {MAX_DRAWN_PIXELS} are allowed; ask for fewer or"
+            " smaller views"
+        )
     gmacs = math.fsum(work.gmacs for work in works)
     if gmacs > max_gmacs:
-        views = sum(len(work.views) for work in works)
         return (
             f"{views} views of {plans} cost {gmacs:,.6g} GMAC, at most {max_gmacs:,.6g} are allowed for an image;"
             " ask for fewer views, or let the operator raise --max-gmacs"

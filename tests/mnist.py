@@ -1,4 +1,7 @@
-"""A network for MNIST in a minute: a straight torch loop on the first 50,000 training images, the rest held out."""
+"""A network for MNIST in a minute: a straight torch loop on the first 50,000 training images, the rest held out.
+
+PYTHONPATH=.:tests python tests/mnist.py lenet5 train-images-idx3-ubyte.gz models 3
+"""
 
 import sys
 from pathlib import Path
@@ -16,22 +19,25 @@ from export.architectures import find
 from export.graph import Normalize
 from export.jobs import FreezeJob
 from export.pipeline import freeze
+from export.verify import one_thread
 
-TRAINING, HELD_OUT = ":50000", "50000:"
+TRAINING = ":50000"
 BATCH, RATE = 64, 2e-3
 
 
-def train(network: str, images: Path, epochs: int, seed: int = 0) -> dict[str, torch.Tensor]:
+@one_thread()
+def train(network: str, images: Path, epochs: int, part: str = TRAINING, seed: int = 0) -> dict[str, torch.Tensor]:
     """The weights of a network for grey images after some epochs.
 
     Args:
         network: its name.
         images: MNIST's training images, an IDX file with the labels beside it.
-        epochs: over the 50,000.
+        epochs: over the part.
+        part: of the images, START:STOP.
         seed: of the weights and of the order.
     """
     row = find(network)
-    data = open_labelled(images, [str(digit) for digit in range(10)], TRAINING)
+    data = open_labelled(images, [str(digit) for digit in range(10)], part)
     pixels = np.empty((len(data), row.size, row.size, 1), np.uint8)
     for place, example in enumerate(data):
         image: Image.Image = decode(example.image, 1, ImageLimits())
@@ -53,10 +59,10 @@ def train(network: str, images: Path, epochs: int, seed: int = 0) -> dict[str, t
     return {key: value.clone() for key, value in model.network.state_dict().items()}
 
 
-def publish(network: str, images: Path, repository: Path, epochs: int) -> Path:
+def publish(network: str, images: Path, repository: Path, epochs: int, part: str = TRAINING) -> Path:
     """Trains a network and freezes it; the bundle's folder."""
     weights = repository.parent / f"{network}-{epochs}.pth"
-    torch.save(train(network, images, epochs), weights)
+    torch.save(train(network, images, epochs, part), weights)
     return freeze(FreezeJob(network=network, weights=str(weights), repository=repository, name=f"mnist_{network}"))
 
 

@@ -1,6 +1,7 @@
 """The one table from errors to HTTP, and the problem documents that clients see (RFC 9457)."""
 
 import math
+import traceback
 from http import HTTPStatus
 from typing import Any
 
@@ -48,7 +49,8 @@ class Problem(BaseModel):
 
 
 def to_problem(error: Exception, request_id: str) -> Problem:
-    """What a client is told of an error: never a library's own words."""
+    """What a client is told of an error: never a library's own words. Call it last, it frees what the error holds."""
+    _release(error)
     for kind in type(error).__mro__:
         if kind in STATUS:
             status, code = STATUS[kind]
@@ -57,6 +59,15 @@ def to_problem(error: Exception, request_id: str) -> Problem:
     return problem(
         500, "internal_error", "the server failed; the log has the cause under this request's id", request_id
     )
+
+
+def _release(error: BaseException | None) -> None:
+    """Clears the frames that an error came through: they hold the image, in cycles that only the collector ends."""
+    seen: set[int] = set()  # a chain of causes may lead back to its beginning
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def problem(status: int, code: str, detail: str, request_id: str) -> Problem:
@@ -111,7 +122,9 @@ def _say(item: dict[str, Any]) -> str:
     context = item.get("ctx", {})
     return {
         "extra_forbidden": "is no option of this route",
+        "missing": "is missing",
         "greater_than_equal": f"has to be at least {context.get('ge')}",
+        "less_than_equal": f"has to be at most {context.get('le')}",
         "int_parsing": "has to be a whole number",
         "int_from_float": "has to be a whole number",
         "literal_error": f"has to be one of {context.get('expected')}",

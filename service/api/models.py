@@ -64,7 +64,7 @@ class EnsembleDetail(Model):
     """Several models that answer as one."""
 
     digest: str
-    """sha256 of the members' digests, weights and plans."""
+    """sha256 of the members' digests, weights, plans and averages."""
     members: list[MemberDetail]
     partial: bool
     """Whether the others answer when a member fails."""

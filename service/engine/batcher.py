@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, InvalidStateError
 
 import numpy as np
@@ -93,8 +93,8 @@ class Batcher:
             self._changed.notify(len(entries))
         for entry in entries:
             entry.future.add_done_callback(functools.partial(self._leave, weakref.ref(entry)))  # no cycle to collect
-            if self._pool is not None:
-                self._pool.submit(self._fill, entry)
+        if self._pool is not None:
+            self._pool.submit(self._fill_ahead, entries)
 
     def stop(self) -> None:
         """Admits nothing more; what was admitted is still run."""
@@ -119,7 +119,7 @@ class Batcher:
         if batch is None:
             return False
         try:
-            for entry in batch.to_fill():
+            for entry in batch.to_fill:
                 self._fill(entry)
             self._run(batch)
         except Exception as error:  # a failed run fails its own batch, never the lane
@@ -145,6 +145,11 @@ class Batcher:
                     return batch
                 pause = self._queue.next_deadline() - now
                 self._changed.wait(min(max(pause, 0.0), threading.TIMEOUT_MAX))
+
+    def _fill_ahead(self, entries: Sequence[Entry]) -> None:
+        """One after the other: side by side, all threads but one would wait until the image is decoded."""
+        for entry in entries:
+            self._fill(entry)
 
     def _fill(self, entry: Entry) -> None:
         """Draws an entry's views; a bad image, whatever it does, fails its own entry only."""

@@ -3,7 +3,8 @@
 Time is passed in and nothing waits here, so that it can be simulated. One caller at a time (`Batcher` holds the lock).
 
 An entry is views of one image and one shape. It is offered, its rows are filled with pixels, its views are taken in
-batches, possibly by several lanes at once, and it is done when its last view is scored:
+batches, possibly by several lanes at once, and it is done when its last view is scored. Who fills one of an image's
+entries fills them all, since the others would only wait until the image is decoded:
 
     offer -> waiting --take--> filling --filled--> ready --take--> ... -> done
     offer(filling=True) -> filling                    (somebody else fills it; no lane takes it before `filled`)
@@ -57,6 +58,8 @@ class Entry:
     """float32 [rows, classes]"""
 
     state: State = State.WAITING
+    beside: tuple["Entry", ...] = ()
+    """The others of its request, which whoever fills this one fills too; nothing once it is taken or gone."""
     taken: int = 0
     """Views handed out so far, in order."""
     scored: int = 0
@@ -105,6 +108,8 @@ class Segment:
 @dataclass(frozen=True, slots=True)
 class Batch:
     segments: list[Segment]
+    to_fill: Sequence[Entry] = ()
+    """What the taker has to fill before it runs the batch: an entry, if there is one, and those beside it."""
 
     @property
     def rows(self) -> int:
@@ -114,10 +119,6 @@ class Batch:
     def cost(self) -> int:
         """In views of native size."""
         return sum(segment.cost for segment in self.segments)
-
-    def to_fill(self) -> list[Entry]:
-        """The entry, if there is one, whose pixels the taker has to fill before it runs the batch."""
-        return [segment.entry for segment in self.segments if segment.entry.pixels is None]
 
 
 class BatchQueue:
@@ -167,6 +168,7 @@ class BatchQueue:
         for entry in entries:
             entry.offered_at = now
             entry.state = State.FILLING if filling else State.WAITING
+            entry.beside = () if filling else tuple(other for other in entries if other is not entry)
             self.waiting += entry.charge
             self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
         self._earliest = min(self._earliest, deadline)
@@ -179,10 +181,14 @@ class BatchQueue:
     def take(self) -> Batch | None:
         """The next batch, or None when nothing can be taken. Call `expire` first."""
         rows = self._share(self.max_batch_size)
+        waiting = [entry for entry in rows if entry.state is State.WAITING]
+        to_fill = [entry for first in waiting for entry in (first, *first.beside) if not entry.gone]
+        for entry in to_fill:
+            entry.state, entry.beside = State.FILLING, ()
         segments = [Segment(entry, entry.taken, entry.taken + count) for entry, count in rows.items()]
         for segment in segments:
             self._advance(segment)
-        return Batch(segments) if segments else None
+        return Batch(segments, to_fill) if segments else None
 
     def expire(self, now: float) -> list[Entry]:
         """Removes and returns the entries that have untaken views and a deadline that is past."""
@@ -202,7 +208,7 @@ class BatchQueue:
         """
         if entry.gone:
             return None
-        entry.state = State.GONE
+        entry.state, entry.beside = State.GONE, ()
         dropped = entry.untaken
         if dropped:
             del self._rings[entry.priority][entry]
@@ -286,5 +292,3 @@ class BatchQueue:
             ring.move_to_end(entry)
         else:
             del ring[entry]
-        if entry.state is State.WAITING:
-            entry.state = State.FILLING

@@ -42,7 +42,9 @@ def test_never_and_exact_need_no_calibration() -> None:
 
 
 def test_exact_is_of_probabilities_alone() -> None:
-    with pytest.raises(ValueError, match=r"^stop=exact holds for average=probabilities alone$"):
+    with pytest.raises(
+        ValueError, match=r"^ten_crop has average=logits; stop=exact holds for average=probabilities alone, "
+    ):
         find_rule(stop("exact"), TEN, "logits", {"ten_crop": calibration()})
 
 
@@ -126,3 +128,8 @@ def test_what_no_rule_could_use_is_refused(changes: dict[str, Any]) -> None:
     """A temperature of 0 divides by it."""
     with pytest.raises(ValidationError):
         calibration(**changes)
+
+
+def test_confident_of_a_single_view_is_not_sent_to_calibrate_which_refuses_it() -> None:
+    with pytest.raises(ValueError, match=r"^center has one view; there is nothing to stop early, use stop=never$"):
+        find_rule(stop("confident"), PUBLISHED["center"], "probabilities", {})

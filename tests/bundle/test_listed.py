@@ -172,3 +172,11 @@ def test_the_shared_csv_files_are_read_as_they_are(shared: Path) -> None:
     assert np.array_equal(pixels(cifar[0].image), truth["images"][0])
     imagenet = open_labelled(shared / "imagenet100" / "labels.csv", [f"c{index}" for index in range(1000)])
     assert imagenet.labels.tolist() == list(range(0, 1000, 10))
+
+
+def test_a_folder_of_images_without_folders_of_classes_is_told_what_is_missing(tmp_path: Path) -> None:
+    """As ImageNet's validation images are: there are images, but nothing says which class each is of."""
+    (tmp_path / "n01440764_tench.JPEG").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("")
+    assert "its images lie in no folder of a class; " in refusal(tmp_path)
+    assert "or name a CSV file of file and label" in refusal(tmp_path)

@@ -288,6 +288,12 @@ def test_a_part_s_weight_is_shared_by_its_views() -> None:
     assert [view.weight for view in plan.views(Size(64, 64), SMALL)] == [0.75] * 4 + [1.0] * 2
 
 
+@pytest.mark.parametrize("weight", [5e-324, 1e-7, 1e7, 1e308])
+def test_weights_of_parts_whose_mean_would_be_no_number_are_refused(weight: float) -> None:
+    with pytest.raises(ValidationError, match="weight"):
+        Part(crops="corners", weight=weight)
+
+
 def test_views_that_weigh_nothing_are_left_out() -> None:
     plan = Plan(name="mine", source="", parts=(Part(crops="corners"),), weights=(0.25, 0, 0.75, 0))
     views = plan.views(Size(64, 48), SMALL)

@@ -337,7 +337,7 @@ WRONG = [
     (PART + "scales = [256, 0]", "parts.0.scales.1: Input should be greater than or equal to 1, not 0"),
     (PART + "scales = [5000]", "parts.0.scales.0: Input should be less than or equal to 4096, not 5000"),
     (PART + "size = 0", "parts.0.size: Input should be greater than or equal to 1, not 0"),
-    (PART + "weight = 0", "parts.0.weight: Input should be greater than 0, not 0"),
+    (PART + "weight = 0", "parts.0.weight: Input should be greater than or equal to 0.000001, not 0"),
     (PART + "weight = inf", "parts.0.weight: Input should be a finite number, not inf"),
     (
         PART + "crops = 16\nscales = [256, 288, 320, 352]\nmirror = true\n" + PART,

@@ -174,3 +174,15 @@ def test_what_cannot_be_calibrated_is_said(
 ) -> None:
     assert main(["calibrate", str(models / "colours"), "--data", str(noise), *options.split()]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_calibrations_is_named_before_hours_of_work(
+    tmp_path: Path, noise: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_colour_bundle(tmp_path)
+    kept = tmp_path / "colours" / "calibrations" / f"{open_bundle(tmp_path, 'colours', 1).digest}.json"
+    kept.parent.mkdir()
+    kept.write_text("{")
+    monkeypatch.setattr("export.runner.run", None)
+    assert main(["calibrate", str(tmp_path / "colours"), "--data", str(noise), "--views", "flips"]) == 1
+    assert kept.name in capsys.readouterr().err

@@ -301,11 +301,12 @@ def test_batches_are_of_one_size_and_bounded(colours: Bundle) -> None:
         ("fixed", "--views eleven", "fixed has no plan 'eleven'; choose one of center, flips, "),
         ("fixed", "--views broken", "broken.toml: base 'eleven' is no published plan"),
         ("fixed", "--views center,tilted", "fixed cannot run tilted: it needs a network that takes any size"),
-        ("fixed", "--views flips --stop exact --average logits", "flips: stop=exact holds for average=probabilities"),
-        ("fixed", "--views flips --stop confident", "flips with average=probabilities is not calibrated"),
-        ("fixed", "--views flips --stop soon", "stop is never, exact, confident"),
+        ("fixed", "--views flips --stop exact --average logits", ": flips has average=logits; stop=exact holds for"),
+        ("fixed", "--views flips --stop confident", ": flips with average=probabilities is not calibrated"),
+        ("fixed", "--views flips --stop soon", "at most 1; 'soon' is none of these"),
         ("fixed", "--views flips --part 7:", "part 7: of squares is empty"),
-        ("fixed/2", "--views flips", "cannot be read"),
+        ("fixed/2", "--views flips", "fixed has no version 2; its versions are 1"),
+        ("fixed/0", "--views flips", "fixed has no version 0"),
         ("absent", "--views flips", "absent holds no version; name a bundle as REPOSITORY/NAME or"),
     ],
 )
@@ -376,3 +377,17 @@ def test_resnet20_on_the_real_images_of_cifar(shared: Path, tmp_path: Path) -> N
         print(f"{name}: {plain.accuracy.top1} right of 1000, exact after {exact.accuracy.mean_views:.4g} views")
         assert exact.accuracy.mean_views <= plain.accuracy.mean_views
         assert plain.accuracy.top1 > center.top1
+
+
+def test_a_damaged_file_of_results_is_named_before_hours_of_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_colour_bundle(tmp_path, size=4, resize=8)
+    kept = tmp_path / "colours" / "evaluations" / f"{open_bundle(tmp_path, 'colours', 1).digest}.json"
+    kept.parent.mkdir()
+    kept.write_text("{")
+    monkeypatch.setattr("export.runner.run", None)
+    data = write(tmp_path / "squares", {"red/1": square(RED)})
+    assert main(["evaluate", str(folder), "--data", str(data), "--views", "center"]) == 1
+    assert kept.name in capsys.readouterr().err
+    assert kept.read_text() == "{"

@@ -50,14 +50,22 @@ def test_what_does_not_work_is_one_line_and_status_1(
         ([], "say what to do, for example freeze or train"),
         (
             ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--version", "0"],
-            "version: Input should be",
+            "version: Input should be greater than or equal to 1, not '0'",
         ),
-        (["train", "lenet5", "--data", "mnist", "--repository", "r"], "data: Input should be 'digits'"),
+        (["train", "lenet5", "--data", "mnist", "--repository", "r"], "data: Input should be 'digits', not 'mnist'"),
         (["freeze", "lenet5", "--repository", "r"], "freeze: lenet5 needs --weights: a file, or random:SEED"),
         (["freeze", "--repository", "r"], "freeze: name one network: NETWORK, --module"),
         (
             ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--std", "0"],
             "std.0: Input should be greater than 0",
+        ),
+        (
+            ["learn-weights", "r/m", "--data", "d", "--views", "flips", "--name", "My-Plan"],
+            "name: 'My-Plan' is no plan's name; take small letters, digits and '_', at most 64",
+        ),
+        (
+            ["frontier", "r/m", "--data", "d", "--out", "o", "--latency", "50"],
+            "latency: '50' is no time above 0; write 50ms or 0.05s",
         ),
     ],
 )

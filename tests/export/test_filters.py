@@ -107,7 +107,7 @@ def test_graphs_without_plain_kernels_are_refused() -> None:
         ("lenet6 --weights random:0 --out x.png", "there is no network 'lenet6'"),
         ("lenet5 --weights random:0 --out x.jpg", "give it a name that ends in .png"),
         ("models/lenet5 --out x.png", "models/lenet5 holds no version"),
-        ("models/lenet5/1 --out x.png", "lenet5 cannot be read"),
+        ("models/lenet5/1 --out x.png", "models/lenet5/1 holds no version; name a bundle as REPOSITORY/NAME or"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(

@@ -133,3 +133,12 @@ def test_an_error_that_may_be_above_the_goal_is_said() -> None:
 def test_numbers_keep_three_digits(value: float) -> None:
     assert math.isclose(float(number(value).replace(",", "")), value, rel_tol=5.1e-3)
     assert number(12345.6) == "12,346"
+
+
+@pytest.mark.parametrize("images", [100, 300, 1000, 10000])
+def test_an_error_of_just_the_percentage_that_was_asked_for_keeps_to_it(images: int) -> None:
+    """100 * (1 - 45 / 100) is 55.00000000000001 in floating point."""
+    for percent in range(1, 100):
+        just = configuration("center", images * percent // 100, gmacs=1, images=images)
+        assert decide([just], Goals(error=percent)).met
+        assert just.error == percent

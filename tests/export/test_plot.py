@@ -72,3 +72,26 @@ def test_a_network_without_multiply_adds_has_a_picture_too() -> None:
     assert "var(--ink)" in picture
     assert "#ffffff" not in picture
     assert ET.fromstring(picture).get("width") is None  # noqa: S314 our own
+
+
+def test_a_crowd_of_points_has_no_names_over_each_other_and_the_line_keeps_its_own() -> None:
+    """Plans of one cost and an error far above the line: at the upper edge there is room for some of the names."""
+    better, *others = some(24)
+    hopeless = better.accuracy.model_copy(update={"top1": 300, "views": "a_plan_of_a_long_name_that_is_of_no_use"})
+    crowd = [c.model_copy(update={"accuracy": hopeless}) for c in others]
+    axes = draw([better, *crowd], Goals(), None).axes[0]
+    axes.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert axes.texts[0].get_text() == "net/1 plan_0"
+    assert 2 < len(axes.texts) < 24
+
+
+def test_a_single_point_has_its_whole_interval_and_several_ticks_beside_it() -> None:
+    one = some(1)
+    low, high = one[0].accuracy.interval()
+    for axes in draw(one, Goals(), None).axes:
+        bottom, top = axes.get_ylim()
+        assert bottom < low < high < top
+        left, right = axes.get_xlim()
+        assert len([tick for tick in axes.get_xticks() if left < tick < right]) >= 3

@@ -248,6 +248,30 @@ def test_a_pool_fills_ahead_where_the_backend_wants_it(start: Callable[..., Batc
     assert threads == ["pool_0"]
 
 
+@pytest.mark.parametrize("fills_ahead", [True, False], ids=["threads of the pool", "lanes"])
+def test_one_thread_draws_all_shapes_of_an_image(start: Callable[..., Batcher], *, fills_ahead: bool) -> None:
+    """They wait for its decoding: both of two threads would stand still while another image could be drawn."""
+    decoding, other = threading.Lock(), threading.Event()
+
+    def fill(pixels: Pixels) -> None:
+        with decoding:
+            assert other.wait(SOON)
+            pixels[:] = 1
+
+    def fill_other(pixels: Pixels) -> None:
+        pixels[:] = 2
+        other.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        batcher = start(FakeBackend(lanes=2, fills_ahead=fills_ahead), pool=pool)
+        shapes = [Entry(1, SHAPE, fill), Entry(1, (4, 6, 3), fill)]
+        batcher.submit(*shapes)
+        last = Entry(1, SHAPE, fill_other)
+        batcher.submit(last)
+        assert last.future.result(SOON).tolist() == [[2, 2, 2]]
+        assert [entry.future.result(SOON).tolist() for entry in shapes] == [[[1, 1, 1]]] * 2
+
+
 def test_stages_add_up(start: Callable[..., Batcher]) -> None:
     """Queue, decode and compute are disjoint: together they are the time from submit to answer."""
     now = 0.0

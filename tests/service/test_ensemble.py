@@ -199,6 +199,27 @@ def test_never_is_a_stop_that_ensembles_take(client: httpx.Client) -> None:
     assert ask(client, "three", stop="never")["predictions"]
 
 
+def test_members_that_average_otherwise_are_another_ensemble(tmp_path: Path) -> None:
+    def digest(serving: str) -> str:
+        (tmp_path / "small" / "serving.toml").write_text(serving)
+        with serve(Settings(repository=tmp_path, port=0)) as client:
+            return str(client.get("/v1/models/pair").json()["digest"])
+
+    write_colour_bundle(tmp_path, "small", resize=10)
+    write_ensembles(tmp_path, {"pair": 'members = [{model = "small", views = "ten_crop"}, {model = "small"}]'})
+    assert digest("") == digest('average = "probabilities"') != digest('average = "logits"')
+
+
+def test_an_ensemble_beside_versions_is_not_read_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_colour_bundle(tmp_path, "both").parent
+    (folder / "ensemble.toml").write_text('members = [{model = "both"}]')
+    with serve(Settings(repository=tmp_path, port=0)) as client:
+        assert "members" not in ask(client, "both", RED)
+    assert "both has versions: it is a model, and its ensemble.toml is not read" in caplog.text
+
+
 def test_the_work_of_all_members_counts(client: httpx.Client) -> None:
     """Three times 1,500 GMAC: each may be asked, all together may not."""
     assert ask(client, "costly", RED)["predictions"][0]["label"] == "red"
@@ -225,12 +246,14 @@ class Stub:
 
     def __init__(self, error: Exception) -> None:
         self.name, self.version, self.digest, self.labels = "stub", 1, "0" * 64, COLOURS
-        self.wishes = SimpleNamespace(plan=lambda name: PUBLISHED[name])
+        self.wishes = SimpleNamespace(plan=lambda name: PUBLISHED[name], choose=self._choose)
         self._error = error
 
+    def _choose(self, asked: Asked) -> Choice:
+        return Choice(PUBLISHED[asked.views or ""], "probabilities", Never(), "never", "identical", detail=False)
+
     def work(self, asked: Asked, image: Size) -> Work:
-        choice = Choice(PUBLISHED[asked.views or ""], "probabilities", Never(), "never", "identical", detail=False)
-        return work_of(choice, image, manifest())
+        return work_of(self._choose(asked), image, manifest())
 
     async def run(self, *_: object) -> Answered:
         raise self._error

@@ -1,7 +1,9 @@
 """The table of errors, and what nobody foresaw."""
 
 import asyncio
+import gc
 import inspect
+import weakref
 from pathlib import Path
 
 import httpx
@@ -26,6 +28,44 @@ def test_every_error_of_a_request_has_its_status() -> None:
 def test_codes_are_not_shared() -> None:
     codes = [code for _, code in STATUS.values()]
     assert len(codes) == len(set(codes))
+
+
+class Upload:
+    """Can be asked whether it is still there."""
+
+
+def read(image: Upload) -> None:
+    error = OSError(f"{image} is damaged")  # the frame holds the error, which holds the frame
+    raise error
+
+
+def decode(image: Upload) -> None:
+    try:
+        read(image)
+    except OSError as error:
+        raise bundle_errors.BadImageError("image_truncated", "cut short") from error
+
+
+def test_an_error_that_is_told_holds_no_image_any_more() -> None:
+    """Uploads of megabytes would wait for the collector in the frames that their errors came through."""
+    upload = Upload()
+    alive = weakref.ref(upload)
+    gc.disable()
+    try:
+        with pytest.raises(bundle_errors.BadImageError) as raised:
+            decode(upload)
+        del upload
+        assert alive() is not None, "held by the frames"
+        to_problem(raised.value, "id")
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_errors_that_cause_each_other_are_told_too() -> None:
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert to_problem(first, "id").code == "internal_error"
 
 
 def test_a_library_error_is_not_repeated() -> None:

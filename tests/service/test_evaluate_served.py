@@ -133,8 +133,11 @@ def test_an_ensemble_of_a_real_server(ten_images: Path, tmp_path: Path, capsys: 
     [
         (["--views", "center,eleven_crop"], "unknown_views: "),
         (["--views", "center", "--version", "9"], "model_not_found: colours has no version 9"),
-        (["--views", "center", "--stop", "exact", "--average", "logits"], "invalid_parameter: colours: stop=exact"),
-        (["--views", "center", "--stop", "confident"], "invalid_parameter: colours: center with"),
+        (
+            ["--views", "center", "--stop", "exact", "--average", "logits"],
+            "invalid_parameter: colours: center has average=logits; stop=exact",
+        ),
+        (["--views", "flips", "--stop", "confident"], "invalid_parameter: colours: flips with"),
         (["--views", "center", "--part", "10:"], "part 10: of "),
     ],
     ids=["plan", "version", "exact logits", "not calibrated", "part"],
@@ -234,6 +237,20 @@ def test_the_members_of_an_ensemble_are_paid_each(three_images: Path, tmp_path: 
     assert result.gmacs == pytest.approx(9 + 9 / 2)
 
 
+def test_an_ensemble_is_evaluated_as_its_operator_wrote_it(three_images: Path, tmp_path: Path) -> None:
+    looks = [{"plan": plan, "computed": 1, "gmacs": 1} for plan in ("ten_crop", "dense", "ten_crop")]
+    ensemble: dict[str, Any] = {"views": None, "members": [{"model": "m", "views": look} for look in looks]}
+    _, (result,), asked = run_scripted(lambda _: answer(0, **ensemble), three_images, tmp_path)
+    assert (result.views, result.mean_views) == ("ten_crop+dense", 3)
+    assert all("views" not in one.query for one in classified(asked))
+
+
+def test_the_plan_of_a_model_is_its_own_when_none_is_named(three_images: Path, tmp_path: Path) -> None:
+    _, (result,), asked = run_scripted(lambda _: answer(0), three_images, tmp_path)
+    assert (result.views, result.images) == ("center", 3)
+    assert all("views" not in one.query for one in classified(asked))
+
+
 @pytest.mark.parametrize(
     ("status", "code"), [(413, "body_too_large"), (415, "image_format_unsupported"), (422, "image_truncated")]
 )
@@ -291,16 +308,33 @@ def test_a_failing_server_ends_it_and_keeps_what_was_finished(
     assert "multicrop-service: deadline_exceeded: red/0.png: deadline_exceeded it is\n" in err
 
 
-def test_labels_of_another_version_are_noticed(
+def test_a_version_with_other_labels_is_evaluated_by_its_own(three_images: Path, tmp_path: Path) -> None:
+    def old(asked: Asked) -> Reply:
+        assert asked.query["version"] == "1"
+        return Reply(json={"name": "colours", "version": 1, "labels": COLOURS})
+
+    def newest(_: Asked) -> Reply:
+        return Reply(json={"name": "colours", "version": 2, "labels": ["cat", "dog"]})
+
+    def reply(asked: Asked) -> Reply:
+        if asked.method == "POST":
+            return answer(0)
+        return old(asked) if asked.query else newest(asked)
+
+    with serving(reply) as (url, _):
+        status = main(command(url, three_images, "--views", "center", "--version", "1", "--json", str(tmp_path / "r")))
+    assert status == 0
+    assert json.loads((tmp_path / "r").read_text())[0]["top1"] == 1
+
+
+def test_labels_that_change_under_way_are_noticed(
     three_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = [{"index": 2, "label": "violet", "probability": 1.0}]
     options = ("--views", "center", "--version", "1")
     status, found, _ = run_scripted(lambda _: answer(0, predictions=other), three_images, tmp_path, *options)
     assert (status, found) == (1, [])
-    assert (
-        "colours answers 'violet' for class 2, whose label in the newest version is another" in capsys.readouterr().err
-    )
+    assert "colours answers 'violet' for class 2, whose label was another when this began" in capsys.readouterr().err
 
 
 def test_as_many_requests_as_asked_for_are_under_way(tmp_path: Path) -> None:
@@ -376,7 +410,7 @@ def test_every_option_is_documented() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--model", "m", "--data", "d"], "--views"),
+        (["--model", "m", "--views", "center"], "--data"),
         (
             ["--model", "m", "--data", "d", "--views", "center", "--stop", "sometimes"],
             "stop is never, exact, confident",
@@ -384,7 +418,7 @@ def test_every_option_is_documented() -> None:
         (["--model", "m", "--data", "d", "--views", "center", "--url", "localhost:8000"], "evaluate.url: "),
         (["--model", "m", "--data", "d", "--views", "center", "--concurrency", "0"], "evaluate.concurrency: "),
     ],
-    ids=["no views", "stop", "url", "concurrency"],
+    ids=["no data", "stop", "url", "concurrency"],
 )
 def test_a_wrong_command_line_ends_with_2(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:

@@ -266,8 +266,14 @@ def test_seconds_side_by_side_are_those_of_the_longest() -> None:
     assert Seconds.beside([first, Seconds(1.0, 0.0, 1.0, 0.0)]) == Seconds(2.0, 0.0, 4.0, 0.5)
 
 
-def test_a_drawing_keeps_no_upload() -> None:
-    drawing = Drawing(IMAGE, work().views, NETWORK, ImageLimits())
-    rows = np.empty((1, 8, 8, 3), np.uint8)
-    drawing.draw(work().views[:1], rows)
-    assert drawing._image == b""
+def test_a_drawing_keeps_no_upload_and_nothing_once_all_views_are_drawn() -> None:
+    views = work().views
+    drawing = Drawing(IMAGE, views, NETWORK, ImageLimits())
+    rows = np.empty((len(views), 8, 8, 3), np.uint8)
+    held = []
+    for part in (slice(1), slice(1, None)):
+        drawing.draw(views[part], rows[part])
+        assert drawing._image == b""
+        held.append(drawing._scaled is not None)
+    assert held == [True, False]
+    assert rows[:, 0, 0] == pytest.approx(first_pixels(work()), abs=1)

@@ -54,6 +54,10 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     )
     (plans / "fine.toml").write_text("[[parts]]\nscales = [4096]\n")
     (plans / "unequal.toml").write_text('base = "flips"\nweights = [0.75, 0.75]\n')
+    (repository / "imagenet" / "plans").mkdir()
+    (repository / "imagenet" / "plans" / "huge.toml").write_text(
+        "[[parts]]\nscales = [1200]\ncrops = 16\nsize = 1100\nmirror = true\n"
+    )
     with serve(Settings(repository=repository, port=0)) as client:
         yield client
 
@@ -187,6 +191,7 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, str], str, str]] = {
     "gigabytes of a resized image": (
         "small", encode(Image.new("L", (200, 10))), {"views": "fine"}, "work_limit", "to 335544320 pixels",
     ),
+    "gigabytes of views": ("imagenet", RED, {"views": "huge"}, "work_limit", "512 views of huge have 619520000 pixels"),
     "21:1": ("small", encode(Image.new("L", (210, 10))), {}, "image_aspect_ratio", "20 : 1"),
 }  # fmt: skip
 
@@ -249,6 +254,17 @@ def test_a_scale_counts_once_however_many_views_are_cut_of_it(views: httpx.Clien
     answer = views.get("/v1/models/imagenet/views/vgg_150", params={"width": 2000, "height": 100}).json()
     assert (answer["computed"], answer["refusal"]) == (150, None)
     assert {tuple(view["resized"]) for view in answer["views"]} == {(5120, 256), (7680, 384), (10240, 512)}
+
+
+def test_what_is_wrong_with_the_size_of_an_image_is_said(views: httpx.Client) -> None:
+    for params, said in {
+        (("width", 0), ("height", 1)): "width has to be at least 1",
+        (("width", 65536), ("height", 1)): "width has to be at most 65535",
+        (("width", 10),): "height is missing",
+        (("width", 10), ("height", 1.5)): "height has to be a whole number",
+    }.items():
+        answer = views.get("/v1/models/small/views/center", params=dict(params))
+        assert (answer.status_code, answer.json()["detail"]) == (422, said)
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,33 @@ def test_an_entry_that_a_lane_fills_is_taken_by_no_other_lane_until_it_is_filled
     queue.offer([one], 0.0)
     batch = queue.take()
     assert batch is not None
-    assert batch.to_fill() == [one]
+    assert batch.to_fill == [one]
     assert queue.take() is None
     queue.filled(one)
     assert parts(queue.take()) == [(one, 2, 4)]
+
+
+def test_a_taker_fills_all_shapes_of_an_image_and_other_takers_pass_them_over() -> None:
+    queue = BatchQueue(max_batch_size=8, max_queue_size=100)
+    one, wide, left, other = entry(1), entry(1, shape=(1, 2, 1)), entry(1, shape=(1, 3, 1)), entry(1)
+    queue.offer([one, wide, left], 0.0)
+    queue.offer([other], 0.0)
+    queue.cancel(left)
+    batch = queue.take()
+    assert parts(batch) == [(one, 0, 1)]
+    assert batch is not None
+    queue.cancel(one)  # who took it still has the others to fill
+    assert batch.to_fill == [one, wide]
+    second = queue.take()
+    assert parts(second) == [(other, 0, 1)]
+    assert second is not None
+    assert second.to_fill == [other]
+    assert queue.take() is None
+    queue.filled(wide)
+    third = queue.take()
+    assert parts(third) == [(wide, 0, 1)]
+    assert third is not None
+    assert third.to_fill == []
 
 
 def test_a_taker_has_at_most_one_entry_to_fill() -> None:
@@ -268,6 +291,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.running: list[Batch] = []
         self.runs: dict[Entry, list[int]] = {}
         self.gone: set[Entry] = set()
+        self.told: set[Entry] = set()
+        """Entries that somebody was told to fill."""
 
     @rule(
         sizes=st.lists(
@@ -307,6 +332,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert segment.entry not in self.gone
             assert segment.entry.deadline > self.now
             self.runs[segment.entry] += range(segment.start, segment.stop)
+        assert self.told.isdisjoint(batch.to_fill)
+        self.told.update(batch.to_fill)
         self.running.append(batch)
 
     @rule(data=st.data())
@@ -314,6 +341,7 @@ class AnyOrder(RuleBasedStateMachine):
     def fill(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from(self.alive))
         if one.state is State.FILLING:
+            assert one in self.told, "nobody would ever fill it"
             one.pixels = np.zeros((one.rows, *one.shape), np.uint8)
             self.queue.filled(one)
 
