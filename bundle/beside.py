@@ -62,6 +62,8 @@ def write_text(path: Path, content: str) -> None:
 
 
 def _read(path: Path, parse: Callable[[bytes], Value]) -> Value:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise BundleError(f"{path.name} is no file; write a plain one")
     try:
         return parse(path.read_bytes())
     except OSError as error:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from bundle.accuracy import TOP
 from bundle.aggregate import Average, average, top_k
+from bundle.bounds import over_bounds
+from bundle.errors import ImageError
 from bundle.manifest import Input
 from bundle.plan import Plan
 from bundle.preprocess import ImageLimits, decode
@@ -74,7 +76,8 @@ class Runner:
             how: over the views.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or its views are larger than a server would run.
+            GraphError: the graph fails.
         """
         look = self.look(image, plan)
         views, weights = look.views, [view.weight for view in look.views]
@@ -94,6 +97,8 @@ class Runner:
         upright = decode(image, self._wanted.channels, ImageLimits())
         planned = plan.views(Size(*upright.size), self._wanted)
         distinct = planned.distinct()
+        if reason := over_bounds([distinct]):
+            raise ImageError(reason)
         return Look(planned, distinct.views, self, Scaled(upright, distinct, self._wanted.interpolation))
 
     def run(self, scaled: Scaled, views: tuple[View, ...]) -> Logits:

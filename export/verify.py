@@ -118,8 +118,11 @@ def open_session(model: bytes) -> onnxruntime.InferenceSession:
 
 
 def run(session: onnxruntime.InferenceSession, images: Pixels) -> npt.NDArray[np.float32]:
-    """The logits [n, classes]."""
-    logits: npt.NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    """The logits [n, classes]; GraphError where ONNX Runtime fails, for want of memory say."""
+    try:
+        logits: npt.NDArray[np.float32] = session.run(["logits"], {"images": images})[0]
+    except Exception as error:
+        raise GraphError(f"ONNX Runtime fails on images of shape {images.shape}: {error}") from error
     return logits
 
 

@@ -76,11 +76,11 @@ def flips(image: Image.Image, n: int, resize: int) -> Iterator[Seen]:
 
 def shifts(image: Image.Image, n: int, resize: int) -> Iterator[Seen]:
     """The centre and its neighbours, n // 8 pixels away (4 of 32, what trainings on CIFAR pad)."""
-    for down in (-(n // 8), 0, n // 8):
-        for across in (-(n // 8), 0, n // 8):
-            resized = whole(image, resize)
-            left, top = five(resized, n)[4]
-            yield seen(square(resized, left + across, top + down, n))
+    d = n // 8
+    for down, across in [(0, 0), (-d, 0), (0, -d), (0, d), (d, 0), (-d, -d), (-d, d), (d, -d), (d, d)]:
+        resized = whole(image, resize)
+        left, top = five(resized, n)[4]
+        yield seen(square(resized, left + across, top + down, n))
 
 
 def five_crop(image: Image.Image, n: int, resize: int) -> Iterator[Seen]:

@@ -101,10 +101,16 @@ def test_no_json_is_none_and_damaged_json_an_error(tmp_path: Path) -> None:
         read_json(path, Wish)
     path.unlink()
     path.mkdir()
-    with pytest.raises(BundleError, match=r"^wish\.json cannot be read: Is a directory$"):
+    with pytest.raises(BundleError, match=r"^wish\.json is no file; write a plain one$"):
         read_json(path, Wish)
 
 
 def test_a_broken_link_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "wish.json").symlink_to(tmp_path / "nowhere")
     assert read_json(tmp_path / "wish.json", Wish) is None
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_keep_the_reader_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "wish.toml")
+    with pytest.raises(BundleError, match=r"^wish\.toml is no file; write a plain one$"):
+        read_toml(tmp_path / "wish.toml", Wish, lambda wish: wish)

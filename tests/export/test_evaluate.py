@@ -1,6 +1,7 @@
 """Evaluation against a graph whose answer is known: the mean colour of what it sees."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,19 @@ def test_images_that_cannot_be_read_count_as_wrong(colours: Bundle, labelled: Ca
     assert [name for name, _ in found.unread] == ["red/2.png", "red/3.png"]
     assert "not a JPEG, PNG or WebP" in found.unread[1].reason
     assert len(score(colours, data, PUBLISHED["center"])) == 1
+
+
+def test_an_image_that_a_server_would_refuse_counts_as_wrong(
+    colours: Bundle, labelled: Callable[..., Labelled]
+) -> None:
+    """A dense view of a long strip takes gigabytes: here as there it is not run."""
+    wide = colours.manifest.input.model_copy(update={"resize": 1024})
+    bundle = replace(colours, manifest=colours.manifest.model_copy(update={"input": wide}))
+    data = labelled(red_1=Image.new("RGB", (10, 10), "red"), red_2=Image.new("RGB", (200, 10), "red"))
+    found = measure(bundle, data, PUBLISHED["dense"])
+    assert [name for name, _ in found.unread] == ["red/2.png"]
+    assert "would be 20480 x 1024, at most 1572864 pixels are allowed" in found.unread[0].reason
+    assert (found.accuracy.images, found.accuracy.top1) == (2, 1)
 
 
 def test_no_image_at_all(colours: Bundle, labelled: Callable[..., Labelled]) -> None:
