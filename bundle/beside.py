@@ -47,11 +47,16 @@ def read_json(path: Path, schema: type[Schema]) -> Schema | None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a file aside and renames it in one step: a reader sees the old content or the new."""
+    """`write_atomically` in UTF-8; folders that are missing are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file aside and renames it: old or new, never half, whenever the process or the machine stops."""
     descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

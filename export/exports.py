@@ -4,12 +4,9 @@
 so that a bundle of a batch is never without it; an entry without a bundle means nothing.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import json
-import os
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bundle.beside import write_atomically
 from bundle.errors import BundleError
 from bundle.manifest import Manifest, Sha256
 from bundle.store import MANIFEST, versions
@@ -116,22 +114,6 @@ def find_export(repository: Path, name: str, number: int | None, key: str) -> tu
             same = records[digest].key == key and _is_whole(repository / name / str(candidate), manifest)
             return (candidate, digest, manifest, records[digest]) if same else None
     return None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Old or new, never half, whenever the process or the machine stops."""
-    descriptor, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)  # mkstemp's file is its owner's alone
-        Path(aside).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(aside).unlink()
-        raise
 
 
 def _weights(weights: str | None) -> list[str | None]:

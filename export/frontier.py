@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from bundle.accuracy import keep
 from bundle.aggregate import Average
+from bundle.beside import write_atomically
 from bundle.errors import ImageError
 from bundle.labelled import Labelled
 from bundle.plan import Plan
@@ -27,7 +28,6 @@ from bundle.stop import Rule
 from export.combinations import Combination, combine, find_targets, open_data
 from export.errors import ExportError
 from export.evaluate import Measurement, measure
-from export.exports import write_atomically
 from export.frontier_page import Frontier
 from export.goals import Configuration, Goals, decide
 from export.jobs import FrontierJob

@@ -2,13 +2,13 @@
 
 import json
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field
 
 from bundle.accuracy import TOP
 from bundle.manifest import Facts, Sha256
 from export.goals import Answer, Configuration, Goals, number
+from export.pages import render_page
 from export.scene import PANELS, line
 from export.svg import inline
 
@@ -52,11 +52,10 @@ class Frontier(Facts):
 
     def html(self, svg: str) -> str:
         """One file without anything from elsewhere; `svg` is the picture."""
-        loader = PackageLoader("export")
-        environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        environment.filters.update(number=number)
         errors = [edge for c in self.configurations for edge in c.accuracy.interval()]
-        return environment.get_template("frontier.html").render(
+        return render_page(
+            "frontier.html",
+            {"number": number},
             report=self,
             picture=Markup(inline(svg)),  # noqa: S704 our own, and its texts are escaped
             names=sorted({c.model for c in self.configurations}),

@@ -5,12 +5,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
+from bundle.beside import write_atomically
 from bundle.manifest import Manifest
-from export.exports import TOOLS, Export, write_atomically
+from export.exports import TOOLS, Export
 from export.jobs import FreezeJob
+from export.pages import render_page
 
 State = Literal["done", "skipped", "failed"]
 
@@ -136,10 +137,8 @@ class Report(BaseModel):
 
     def html(self) -> str:
         """One file without anything from elsewhere."""
-        loader = PackageLoader("export")
-        environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        environment.filters.update(whole=_whole, fixed=_fixed, small=_small, duration=duration)
-        return environment.get_template("report.html").render(report=self)
+        filters = {"whole": _whole, "fixed": _fixed, "small": _small, "duration": duration}
+        return render_page("report.html", filters, report=self)
 
 
 def write_report(report: Report, folder: Path) -> None:
