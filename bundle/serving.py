@@ -1,5 +1,6 @@
 """What the operator wishes of a model: NAME/serving.toml, and NAME/ensemble.toml of a name that has no versions."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,8 @@ MAX_VERSION = 1_000_000_000
 
 Version = Annotated[int, Field(ge=1, lt=MAX_VERSION)]
 
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
 
 class Serving(Facts):
     """serving.toml; what is left out stays as it is without the file."""
@@ -29,6 +32,18 @@ class Serving(Facts):
     """Of requests that name none; the plan's own, or probabilities, when left out."""
     stop: str = "never"
     """Of requests that name none."""
+    aliases: dict[str, Version] = Field(default_factory=dict)
+    """Other names of versions, such as stable = 2, for requests that name a version."""
+
+    @field_validator("aliases")
+    @classmethod
+    def _are_aliases(cls, aliases: dict[str, int]) -> dict[str, int]:
+        for alias in aliases:
+            if not ALIAS.fullmatch(alias):
+                raise ValueError(
+                    f"{alias!r:.40} is no alias; use small letters, digits, '_' and '-', at most 64, a letter first"
+                )
+        return aliases
 
     @field_validator("versions", mode="before")
     @classmethod

@@ -3,7 +3,6 @@
 What was asked for goes to stdout, progress and errors to stderr. Exit status 1: it did not work; 2: asked wrongly.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -13,8 +12,10 @@ from pydantic_settings import CliApp, CliSubCommand, SettingsConfigDict
 from bundle.accuracy import Accuracy, table
 from bundle.beside import write_text
 from bundle.errors import LabelledError
-from service.client import Client, ClientError
+from service.bulk import ClassifyJob, classify_files, take_paths
+from service.client import ClientError
 from service.evaluate import Evaluated, EvaluateJob, evaluate
+from service.output import OutputError
 from service.settings import Settings
 
 
@@ -30,13 +31,15 @@ class Command(BaseModel):
     )
 
     run: CliSubCommand[Settings]
+    classify: CliSubCommand[ClassifyJob]
     evaluate: CliSubCommand[EvaluateJob]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command's exit status."""
+    arguments, paths = take_paths(sys.argv[1:] if argv is None else argv)
     try:
-        command = CliApp.run(Command, cli_args=list(sys.argv[1:] if argv is None else argv))
+        command = CliApp.run(Command, cli_args=arguments)
     except ValidationError as error:
         for problem in error.errors():
             where, said = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if command.run is not None:
         return _serve(command.run)
+    if command.classify is not None:
+        return _classify(command.classify.model_copy(update={"paths": paths}))
     if command.evaluate is not None:
         return _evaluate(command.evaluate)
     print("multicrop-service: say what to do, for example: multicrop-service run", file=sys.stderr)
@@ -52,25 +57,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> int:
     from service.app import create_app  # noqa: PLC0415 a client needs no server
+    from service.auth import KeyFileError  # noqa: PLC0415 as above
+    from service.logs import configure  # noqa: PLC0415 as above
     from service.server import Server  # noqa: PLC0415 as above
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    configure(settings.log_format)
     if not settings.repository.is_dir():
         print(
             f"multicrop-service: there is no repository {settings.repository}; name it with --repository",
             file=sys.stderr,
         )
         return 2
-    server = Server(create_app(settings), settings)
+    try:
+        server = Server(create_app(settings), settings)
+    except KeyFileError as error:
+        print(f"multicrop-service: {error}", file=sys.stderr)
+        return 2
     server.run()
     return 0 if server.started else 1
+
+
+def _classify(job: ClassifyJob) -> int:
+    """What was answered is written however it ends."""
+    try:
+        with job.client() as client:
+            done = classify_files(job, client)
+    except (ClientError, OutputError) as error:
+        print(f"multicrop-service: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"multicrop-service: {job.out or 'the output'} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        further = f"; the same command goes on with {job.out}" if job.out else ""
+        print(f"multicrop-service: interrupted{further}", file=sys.stderr)
+        return 130
+    before = f", {done.before} had an answer before" if done.before else ""
+    print(f"multicrop-service: {done.answered} answered, {done.failed} failed{before}", file=sys.stderr)
+    return 1 if done.failed else 0
 
 
 def _evaluate(job: EvaluateJob) -> int:
     """What was finished is told however it ends."""
     finished: list[Evaluated] = []
     try:
-        with Client(str(job.url), connections=job.concurrency) as client:
+        with job.client() as client:
             for evaluated in evaluate(job, client):
                 finished.append(evaluated)  # noqa: PERF402 one at a time: the next plan may fail
         status = 0

@@ -1,112 +1,34 @@
-"""A client of this server's HTTP API: typed, synchronous, and patient where patience helps.
+"""Clients of this server's HTTP API, typed, patient where patience helps (`exchange` has the rule).
 
-    429 or 503 with Retry-After -> asked again after that time, BUSY_TRIES times in all
-    other 502, 503, 504, no connection, no answer -> asked again, BROKEN_TRIES times in all
-    any other refusal or failure -> ClientError at once
-
-All that is sent here may be sent twice: it changes nothing on the server.
+`Client` waits for its answers and may be shared by threads; `AsyncClient` is the same for asyncio.
 """
 
+import asyncio
 import threading
 from types import TracebackType
-from typing import Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Self, Unpack
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from bundle.aggregate import Average
+from service import exchange
+from service.exchange import Again, Answer, ClientError, Exchange, Options, Question
+from service.received import Geometry, Looks, Member, ModelInfo, ModelSummary, Prediction, Score, VersionInfo, View
 
-BUSY_TRIES = 30
-BROKEN_TRIES = 4
-BROKEN_PAUSE = 0.5
-"""Seconds before the second try; twice as many before each further one."""
-MAX_PAUSE = 60.0
-"""The longest `Retry-After` that is believed, in seconds."""
-
-_BUSY, _BROKEN = {429, 503}, {502, 503, 504}
-
-Answer = TypeVar("Answer", bound=BaseModel)
-
-
-class ClientError(Exception):
-    """The server refused, failed, or was not there.
-
-    Args:
-        status: of HTTP; None when no answer came.
-        code: of the problem document; no_answer, or unexpected_answer of what is no Multicrop server.
-        detail: what is wrong and what to do.
-    """
-
-    def __init__(self, status: int | None, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
-        self.status = status
-        self.code = code
-        self.detail = detail
-
-
-class ModelInfo(BaseModel):
-    """What is read here of `GET /v1/models/NAME`."""
-
-    name: str
-    version: int | None = None
-    """That answers when none is named; an ensemble has none."""
-    labels: list[str] = Field(min_length=1)
-
-
-class Score(BaseModel):
-    index: int
-    label: str
-    probability: float
-
-
-class Looks(BaseModel):
-    """What a model looked at."""
-
-    plan: str
-    computed: int = Field(ge=1)
-    """Views that were run."""
-    gmacs: float = Field(ge=0)
-    """10^9 multiply-adds of those."""
-    average: Average = "probabilities"
-    stop: str = "never"
-
-
-class Member(BaseModel):
-    """Of an ensemble."""
-
-    model: str
-    views: Looks | None = None
-    """None: it failed and was left out."""
-
-
-class Prediction(BaseModel):
-    """What is read here of an answer."""
-
-    model: str
-    version: int | None = None
-    views: Looks | None = None
-    """None: an ensemble, whose members say what they looked at."""
-    members: list[Member] = []
-    predictions: list[Score] = Field(min_length=1)
-    """The best first."""
-
-    @model_validator(mode="after")
-    def _looked_at_something(self) -> Self:
-        if not self.looks:
-            raise ValueError("neither views nor members with views")
-        return self
-
-    @property
-    def looks(self) -> list[Looks]:
-        """What was run: by the model, or by each member that answered."""
-        asked = [member.views for member in self.members] or [self.views]
-        return [views for views in asked if views]
-
-
-class _Problem(BaseModel):
-    code: str
-    detail: str
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Geometry",
+    "Looks",
+    "Member",
+    "ModelInfo",
+    "ModelSummary",
+    "Options",
+    "Prediction",
+    "Score",
+    "VersionInfo",
+    "View",
+]
 
 
 class Client:
@@ -114,17 +36,22 @@ class Client:
 
     Args:
         url: of the server, as http://127.0.0.1:8000.
+        api_key: sent as `Authorization: Bearer`; None sends none.
         timeout: seconds without a byte after which an attempt is given up.
         connections: at most; threads beyond that wait for their turn.
+
+    Every method raises ClientError when the server refuses, fails, or stays away; the constructor ValueError of a key
+    that no header can hold.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, connections: int = 8) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
         self.url = url.rstrip("/")
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, limits=limits)
+        self._http = httpx.Client(**_settings(self.url, api_key, timeout, connections))
         # A thread that waits inside httpcore's full pool closes connections that others are about to use.
         self._turns = threading.Semaphore(connections)
         self._closed = threading.Event()
+        self._under_way = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -135,91 +62,121 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Also ends the pauses of threads that wait before they ask again."""
+        """Also ends the pauses of threads that wait before they ask again; requests under way are left to finish."""
         self._closed.set()
-        self._http.close()
+        self._count(0)
 
-    def model(self, name: str, version: int | None = None) -> ModelInfo:
+    def models(self) -> list[ModelSummary]:
+        """Every model and ensemble of the repository."""
+        return self._ask(exchange.models()).root
+
+    def model(self, name: str, version: int | str | None = None) -> ModelInfo:
         """The facts of a version, or of the one that answers when none is named."""
-        query: dict[str, str | int] = {} if version is None else {"version": version}
-        return self._ask(ModelInfo, "GET", f"/v1/models/{quote(name, safe='')}", query)
+        return self._ask(exchange.model(name, version))
 
-    def classify(
-        self,
-        name: str,
-        image: bytes,
-        *,
-        views: str | None = None,
-        average: Average | None = None,
-        stop: str | None = None,
-        top_k: int | None = None,
-        version: int | None = None,
-    ) -> Prediction:
-        """The answer for one encoded image; what is left out is the server's choice."""
-        options = {"views": views, "average": average, "stop": stop, "top_k": top_k, "version": version}
-        given = {option: value for option, value in options.items() if value is not None}
-        return self._ask(Prediction, "POST", f"/v1/models/{quote(name, safe='')}:classify", given, image)
+    def geometry(self, name: str, plan: str, size: tuple[int, int], version: int | str | None = None) -> Geometry:
+        """Where a plan looks in an upright image of that width and height, in pixels; nothing is run."""
+        return self._ask(exchange.geometry(name, plan, size, version))
 
-    def _ask(
-        self,
-        kind: type[Answer],
-        method: str,
-        path: str,
-        query: dict[str, str | int] | None = None,
-        body: bytes | None = None,
-    ) -> Answer:
-        """Asks until there is an answer, or reason to give up.
+    def classify(self, name: str, image: bytes, **options: Unpack[Options]) -> Prediction:
+        """The answer for one encoded image."""
+        return self._ask(exchange.classify(name, image, options))
 
-        Raises:
-            ClientError: the last one.
-        """
-        request = self._http.build_request(method, path, params=query, content=body)
-        busy = broken = 0
-        while True:
-            answer = self._try(request)
-            if isinstance(answer, httpx.Response) and answer.is_success:
-                return self._read(kind, answer)
-            problem = answer if isinstance(answer, ClientError) else self._refusal(answer)
-            if isinstance(answer, httpx.Response) and answer.status_code in _BUSY and "retry-after" in answer.headers:
-                busy, pause = busy + 1, _seconds(answer.headers["retry-after"])
-            elif problem.status is None or problem.status in _BROKEN:
-                broken, pause = broken + 1, BROKEN_PAUSE * 2**broken
-            else:
-                raise problem
-            if busy >= BUSY_TRIES or broken >= BROKEN_TRIES or self._closed.wait(pause):
-                raise problem
+    def _ask(self, question: Question[Answer]) -> Answer:
+        request, talk = question.request(self._http), Exchange(self.url, question)
+        while isinstance(answer := talk.hear(self._send(request)), Again):
+            if self._closed.wait(answer.seconds):
+                raise answer.problem
+        return answer
 
-    def _try(self, request: httpx.Request) -> httpx.Response | ClientError:
-        try:
-            with self._turns:
+    def _send(self, request: httpx.Request) -> httpx.Response | httpx.RequestError:
+        with self._turns:
+            if self._closed.is_set():
+                return httpx.RequestError("this client was closed")
+            self._count(1)
+            try:
                 return self._http.send(request)
-        except httpx.TransportError as error:
-            said = str(error) or type(error).__name__
-            return ClientError(None, "no_answer", f"no answer from {self.url} ({said}); is a server running there?")
+            except httpx.RequestError as error:
+                return error
+            finally:
+                self._count(-1)
 
-    def _read(self, kind: type[Answer], answer: httpx.Response) -> Answer:
+    def _count(self, more: int) -> None:
+        """The last one out closes: of a pool that is closed under a thread, a connection would be left open."""
+        with self._lock:
+            self._under_way += more
+            if self._closed.is_set() and not self._under_way:
+                self._http.close()
+
+
+class AsyncClient:
+    """Of one server, for asyncio; tasks may share it. Arguments and errors are those of `Client`.
+
+    Tasks beyond `connections` wait for their turn.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 60.0, connections: int = 8) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.AsyncClient(**_settings(self.url, api_key, timeout, connections))
+        self._turns = asyncio.Semaphore(connections)
+        self._closed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Also ends the pauses of tasks that wait before they ask again."""
+        self._closed.set()
+        await self._http.aclose()
+
+    async def models(self) -> list[ModelSummary]:
+        """See `Client.models`."""
+        return (await self._ask(exchange.models())).root
+
+    async def model(self, name: str, version: int | str | None = None) -> ModelInfo:
+        """See `Client.model`."""
+        return await self._ask(exchange.model(name, version))
+
+    async def geometry(self, name: str, plan: str, size: tuple[int, int], version: int | str | None = None) -> Geometry:
+        """See `Client.geometry`."""
+        return await self._ask(exchange.geometry(name, plan, size, version))
+
+    async def classify(self, name: str, image: bytes, **options: Unpack[Options]) -> Prediction:
+        """See `Client.classify`."""
+        return await self._ask(exchange.classify(name, image, options))
+
+    async def _ask(self, question: Question[Answer]) -> Answer:
+        request, talk = question.request(self._http), Exchange(self.url, question)
+        while isinstance(answer := talk.hear(await self._send(request)), Again):
+            if await self._closed_within(answer.seconds):
+                raise answer.problem
+        return answer
+
+    async def _send(self, request: httpx.Request) -> httpx.Response | httpx.RequestError:
         try:
-            return kind.model_validate_json(answer.content)
-        except ValidationError as error:
-            raise self._unexpected(answer) from error
+            async with self._turns:
+                return await self._http.send(request)
+        except httpx.RequestError as error:
+            return error
 
-    def _refusal(self, answer: httpx.Response) -> ClientError:
+    async def _closed_within(self, seconds: float) -> bool:
         try:
-            problem = _Problem.model_validate_json(answer.content)
-        except ValidationError:
-            return self._unexpected(answer)
-        return ClientError(answer.status_code, problem.code, problem.detail)
-
-    def _unexpected(self, answer: httpx.Response) -> ClientError:
-        path = answer.request.url.path
-        return ClientError(
-            answer.status_code,
-            "unexpected_answer",
-            f"{self.url} answers {path} with status {answer.status_code}, but not as a Multicrop server does; is this"
-            " its address?",
-        )
+            async with asyncio.timeout(seconds):
+                return await self._closed.wait()
+        except TimeoutError:
+            return False
 
 
-def _seconds(retry_after: str) -> float:
-    """1 of what is no whole number: a date is of another clock."""
-    return min(float(retry_after), MAX_PAUSE) if retry_after.isascii() and retry_after.isdecimal() else 1.0
+def _settings(url: str, api_key: str | None, timeout: float, connections: int) -> dict[str, Any]:
+    """Of httpx's client, either kind."""
+    return {
+        "base_url": url,
+        "headers": exchange.authorization(api_key),
+        "timeout": timeout,
+        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    }

@@ -78,6 +78,7 @@ class Ensemble:
         size = probe(image, bounds.image)
         works = [member.model.work(_of(member, asked), size) for member in self.members]
         check_work(works, bounds.max_gmacs)
+        bounds.charge(sum(work.charge for work in works))
         return works
 
     async def _ask(

@@ -1,12 +1,14 @@
 """What can go wrong between a request and its answer. Nothing here knows HTTP; `api/errors.py` holds the one table.
 
-    body -> BodyTooLargeError | MediaTypeError | MultipartError | TooManyImagesError
+    key -> UnauthorizedError | ForbiddenError | QuotaExceededError
+    body -> BodyTooLargeError | MediaTypeError | MultipartError | JsonError | TooManyImagesError
     image -> bundle.errors.ImageFormatError | bundle.errors.BadImageError
     options -> InvalidParameterError | UnknownViewsError
     image and options -> WorkLimitError
     registry.get -> ModelNotFoundError | ModelNotReadyError
     Batcher.submit -> QueueFullError | DeadlineExceededError | ShuttingDownError
-    run -> BackendError
+    run -> BackendError | ModelOutputError
+    Open Inference Protocol -> InferenceRequestError | InvalidTensorError | UnsupportedError
 
 A message names the thing, the value and the way out, and is shown to the client; causes stay in the log.
 """
@@ -14,6 +16,22 @@ A message names the thing, the value and the way out, and is shown to the client
 
 class ServiceError(Exception):
     """Anything that this service refuses or fails to do."""
+
+
+class UnauthorizedError(ServiceError):
+    """No API key, or one that is none of ours."""
+
+
+class ForbiddenError(ServiceError):
+    """An API key that is not for this."""
+
+
+class QuotaExceededError(ServiceError):
+    """More views than the API key may have now; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class BodyTooLargeError(ServiceError):
@@ -26,6 +44,10 @@ class MediaTypeError(ServiceError):
 
 class MultipartError(ServiceError):
     """A multipart body that cannot be taken apart."""
+
+
+class JsonError(ServiceError):
+    """A body that should be JSON and is none."""
 
 
 class TooManyImagesError(ServiceError):
@@ -74,6 +96,26 @@ class ShuttingDownError(ServiceError):
 
 class BackendError(ServiceError):
     """The device failed."""
+
+
+class ModelOutputError(ServiceError):
+    """A network answered with values that are no numbers."""
+
+
+class InferenceRequestError(ServiceError):
+    """A request of the Open Inference Protocol that is not as the protocol wants it."""
+
+
+class InvalidTensorError(ServiceError):
+    """A tensor that the model does not take, or an output that it does not have."""
+
+
+class TensorSizeError(InvalidTensorError):
+    """More or fewer values than the shape of a tensor says."""
+
+
+class UnsupportedError(ServiceError):
+    """A part of the Open Inference Protocol that is not done here."""
 
 
 class ProviderError(ServiceError):

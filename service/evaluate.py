@@ -7,53 +7,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import Field
 from tqdm import tqdm
 
 from bundle.accuracy import TOP, Accuracy
-from bundle.aggregate import Average
 from bundle.errors import LabelledError
 from bundle.labelled import Labelled, open_labelled
-from bundle.stop import StopOption
+from service.asking import ServerJob, in_order, named, of_the_image, threads
 from service.client import Client, ClientError, Looks, Prediction
 
 OWN = "its own views"
 """What is asked for when no plan is named."""
 
-_OF_THE_IMAGE = {413, 415}
-"""Statuses that say something of the image alone; of the others a code does."""
 
-
-def _stop(text: str) -> str:
-    StopOption.parse(text)
-    return text
-
-
-class EvaluateJob(BaseModel):
+class EvaluateJob(ServerJob):
     """Asks a running server for every labelled image with each view plan; prints error, views, GMAC and images per second."""  # noqa: E501 the help shows it as it is
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
-    """of the server"""
-    model: str
-    """of the server: a model or an ensemble"""
     data: Path
     """labelled images: a folder with a folder for each class, a CSV file of file and label, MNIST's or Fashion-MNIST's IDX files, CIFAR-10"""  # noqa: E501 as above
     views: tuple[str, ...] = ()
     """the view plans, one row each: center,ten_crop; the model's own, or those of an ensemble's members, when left out"""  # noqa: E501 as above
-    average: Average | None = None
-    """over the views; the model's own choice when left out"""
-    stop: Annotated[str, AfterValidator(_stop)] | None = None
-    """early exit: never, exact, confident, confident:0.9; the model's own choice when left out"""
     part: str | None = None
     """of the data, START:STOP as Python counts: --part 50000: or --part=-10000:"""
-    concurrency: int = Field(default=8, ge=1, le=256)
-    """requests under way at a time"""
-    version: int | None = Field(default=None, ge=1, lt=1_000_000_000)
-    """of the model; the newest that serves when left out"""
     as_json: Path | None = Field(default=None, alias="json")
     """a file for the same figures as JSON"""
 
@@ -88,7 +64,8 @@ def evaluate(job: EvaluateJob, client: Client) -> Iterator[Evaluated]:
     """
     labels = client.model(job.model, job.version).labels
     data = open_labelled(job.data, labels, job.part)
-    with _Asker(job, client, labels, data) as asker:
+    with threads(job.concurrency) as pool:
+        asker = _Asker(job, client, labels, data, pool)
         plans: list[str | None] = [*dict.fromkeys(job.views)] or [None]  # None: the model's own
         for plan in plans:
             asker.check(plan)
@@ -97,27 +74,23 @@ def evaluate(job: EvaluateJob, client: Client) -> Iterator[Evaluated]:
 
 
 class _Asker:
-    """Threads that ask; leaving it drops what is not under way."""
+    """Asks for all images with one plan, as often as there are plans."""
 
-    def __init__(self, job: EvaluateJob, client: Client, labels: list[str], data: Labelled) -> None:
+    def __init__(
+        self, job: EvaluateJob, client: Client, labels: list[str], data: Labelled, pool: ThreadPoolExecutor
+    ) -> None:
         self._job = job
         self._client = client
         self._labels = labels
         self._data = data
-        self._pool = ThreadPoolExecutor(job.concurrency, thread_name_prefix="ask")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = pool
 
     def check(self, plan: str | None) -> None:
         """Raises the error of options that the server does not take."""
         try:
             self._classify(self._data[0].image, plan)
         except ClientError as error:
-            if not _of_the_image(error):
+            if not of_the_image(error):
                 raise
 
     def evaluate(self, plan: str | None) -> Evaluated:
@@ -147,7 +120,9 @@ class _Asker:
     def _all(self, plan: str | None) -> Iterator[_Answered | None]:
         """None for an image that the server refuses."""
         with tqdm(total=len(self._data), desc=plan or OWN, unit="image") as bar:
-            for answer in self._pool.map(lambda place: self._one(place, plan), range(len(self._data))):
+            for answer in in_order(
+                self._pool, lambda place: self._one(place, plan), range(len(self._data)), 2 * self._job.concurrency
+            ):
                 if isinstance(answer, str):
                     bar.write(f"multicrop-service: {answer}", file=sys.stderr)
                 bar.update()
@@ -159,9 +134,9 @@ class _Asker:
         try:
             prediction = self._classify(example.image, plan)
         except ClientError as error:
-            if _of_the_image(error):
+            if of_the_image(error):
                 return f"{example.name}: {error}"
-            raise ClientError(error.status, error.code, f"{example.name}: {error.detail}") from error
+            raise named(error, example.name) from error
         best = [score.index for score in prediction.predictions]
         return _Answered(prediction.looks, best.index(example.label) if example.label in best else None)
 
@@ -183,8 +158,3 @@ class _Asker:
                     " began; run it again: the server may have another model by now"
                 )
         return prediction
-
-
-def _of_the_image(error: ClientError) -> bool:
-    """Whether another image might be answered: it is too large, damaged, or too much work with this plan."""
-    return error.status in _OF_THE_IMAGE or error.code.startswith("image_") or error.code == "work_limit"

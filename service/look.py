@@ -19,7 +19,7 @@ from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
 from service.engine.batcher import Batcher
 from service.engine.queue import Entry, Scores
-from service.work import Work
+from service.work import Work, cost_of
 
 Result = TypeVar("Result")
 
@@ -100,7 +100,7 @@ async def look(
     logits = np.empty((len(work.views), manifest.classes), np.float32)
     weights, seconds, start = work.weights, Seconds(), 0
     for wave, stop in enumerate(work.choice.rule.waves(weights)):
-        entries = _entries(work.views[start:stop], start, drawing, manifest, deadline)
+        entries = _entries(work.views[start:stop], start, drawing, manifest, deadline, work.choice.priority)
         batcher.submit(*(entry for _, entry in entries), admitted=start > 0)
         scores = await together(asyncio.wrap_future(entry.future) for _, entry in entries)
         for (places, _), rows in zip(entries, scores, strict=True):
@@ -125,7 +125,7 @@ async def together(works: Iterable[Awaitable[Result]]) -> list[Result]:
 
 
 def _entries(
-    views: tuple[View, ...], first: int, drawing: Drawing, manifest: Manifest, deadline: float
+    views: tuple[View, ...], first: int, drawing: Drawing, manifest: Manifest, deadline: float, priority: int
 ) -> list[tuple[list[int], Entry]]:
     """One for each size of view, with the places of its rows; `first` is the place of the first view."""
     places: dict[Size, list[int]] = {}
@@ -139,7 +139,8 @@ def _entries(
                 (size.height, size.width, manifest.input.channels),
                 functools.partial(drawing.draw, [views[place] for place in found]),
                 deadline,
-                cost=max(1, math.ceil(manifest.macs_at(size) / max(manifest.macs, 1))),
+                priority,
+                cost=cost_of(size, manifest),
             ),
         )
         for size, found in places.items()

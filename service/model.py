@@ -1,7 +1,9 @@
 """A version of a model in memory: its facts, and the engine that runs it."""
 
 import asyncio
+import copy
 import logging
+import weakref
 from concurrent.futures import Executor
 from typing import Literal
 
@@ -16,14 +18,25 @@ from service.engine.backend import Backend, open_backend
 from service.engine.batcher import Batcher
 from service.look import look
 from service.metrics import Metrics
+from service.statistics import CountedBackend
 from service.wishes import Wishes
 from service.work import Asked, Bounds, Work, check_work, gmacs_of, work_of
 
 logger = logging.getLogger(__name__)
 
 
+class Hold:
+    """On a batcher: its lanes end when nobody holds it any more, neither the registry nor a request in flight."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        weakref.finalize(self, batcher.stop).atexit = False
+
+
 class ServedModel:
-    """A version that serves; immutable but for its queue."""
+    """A version that serves; immutable but for its queue.
+
+    Whoever has looked one up may use it to the end: its engine stops when the last one has let go of it.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend, batcher: Batcher, wishes: Wishes) -> None:
         self.name = bundle.name
@@ -34,6 +47,13 @@ class ServedModel:
         self.backend = backend
         self.batcher = batcher
         self.wishes = wishes
+        self._hold = Hold(batcher)
+
+    def wishing(self, wishes: Wishes) -> "ServedModel":
+        """The same engine, of which something else is wished."""
+        changed = copy.copy(self)
+        changed.wishes = wishes
+        return changed
 
     def check(self, asked: Asked) -> None:
         """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
@@ -68,6 +88,7 @@ class ServedModel:
     def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> Work:
         work = self.work(asked, probe(image, bounds.image))
         check_work([work], bounds.max_gmacs)
+        bounds.charge(work.charge)
         return work
 
 
@@ -91,7 +112,9 @@ def load_model(
     backend = open_backend(bundle.model, manifest.macs, provider, shape)
     error = max(_check_golden(backend, bundle, size) for size in {1, backend.max_batch_size})
     logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, backend.provider, error)
-    batcher = Batcher(backend, metrics.of(bundle.name), max_queue_size=max_queue_size, native=shape, pool=pool)
+    reports = metrics.of(bundle.name, bundle.version)
+    backend = CountedBackend(backend)  # what ran so far was no request
+    batcher = Batcher(backend, reports, max_queue_size=max_queue_size, native=shape, pool=pool)
     return ServedModel(bundle, backend, batcher, wishes)
 
 

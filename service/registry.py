@@ -1,64 +1,51 @@
-"""The models in memory: which versions and ensembles serve, which were refused and why."""
+"""The models of the server: looked up by requests, changed in the background by one thread of its own."""
 
-import logging
 import os
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from bundle import store
-from bundle.errors import BundleError
-from bundle.serving import ENSEMBLE, SERVING, Member, Serving, read_ensemble, read_serving
-from service.ensemble import Ensemble, load_ensemble
-from service.errors import InvalidParameterError, ModelNotFoundError, ModelNotReadyError, ProviderError
+from service.ensemble import Ensemble
+from service.index import Change, Index, Line, State, Version
+from service.loading import Loader
 from service.metrics import Metrics
-from service.model import ServedModel, load_model
+from service.model import ServedModel
+from service.reload import Reloader
+from service.repository import ModelRepository
 from service.settings import Settings
-from service.wishes import Wishes
+from service.worker import Worker
 
-logger = logging.getLogger(__name__)
+__all__ = ["Change", "Line", "ModelRegistry", "State", "Version"]
 
 CLOSE_SECONDS = 5.0
 """For a batch, or the loading of a model, to come to its end."""
 
-State = Literal["LOADING", "READY", "UNAVAILABLE"]
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One line of the index."""
-
-    state: State
-    model: ServedModel | Ensemble | None = None
-    reason: str = ""
-    """Why it does not serve; of one that serves, what of its plans or calibrations is left out."""
-
-
-Line = dict[int | None, Version]
-"""The versions of a model by their numbers; an ensemble has one line, without a number."""
-
 
 class ModelRegistry:
-    """Loads the repository in the background; a bundle that fails says why and leaves the others alone."""
+    """Loads the repository in the background; a bundle that fails says why and leaves the others alone.
+
+    Whoever has got a model may use it to the end, whatever is reloaded meanwhile.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fill")
-        self._models: dict[str, Line] = {}
-        self._servings: dict[str, Serving] = {}
-        self._closing = threading.Event()
-        self._loaded = threading.Event()
-        self._loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
+        self._index = Index()
+        self._worker = Worker("loader")
+        self._reloader = Reloader(
+            self._index,
+            ModelRepository(settings.repository),
+            Loader(settings, metrics, self._pool),
+            metrics,
+            lambda: self._worker.closing,
+        )
+        self._first: Future[list[Change]] = Future()
 
     @property
     def state(self) -> str:
         """loading, ready, or no model: nothing that could answer."""
-        if not self._loaded.is_set():
+        if not self._first.done():
             return "loading"
-        return "ready" if any(self._served(name) for name in self._models) else "no model"
+        return "ready" if self._index.holds(lambda _: True) else "no model"
 
     def start(self) -> None:
         """Begins loading.
@@ -71,19 +58,16 @@ class ModelRegistry:
             raise FileNotFoundError(
                 f"there is no repository {repository}; export a model there, or name another folder"
             )
-        for name in store.names(repository):
-            try:
-                self._models[name] = self._look_up(name)
-            except OSError as error:
-                logger.error("%s cannot be read: %s", name, error)  # noqa: TRY400 the reason is enough
-        self._loader.start()
+        self._reloader.announce()
+        # A child for every bundle would make a start slow, and a graph that ends this process now costs no request.
+        self._first = self._worker.submit(lambda: self._reloader.run(smoke=False))
+        self._worker.start()
 
     def close(self) -> None:
         """Ends the threads, or leaves them after `CLOSE_SECONDS`: nobody waits for an answer any more."""
         end = time.monotonic() + CLOSE_SECONDS
-        self._closing.set()
-        self._loader.join(CLOSE_SECONDS)
-        found = [version.model for versions in self._models.values() for version in versions.values()]
+        self._worker.close(CLOSE_SECONDS)
+        found = [version.model for line in self._index.sorted().values() for version in line.values()]
         batchers = [model.batcher for model in found if isinstance(model, ServedModel)]
         for batcher in batchers:
             batcher.stop()
@@ -93,117 +77,52 @@ class ModelRegistry:
 
     def index(self) -> dict[str, Line]:
         """Every version of every model, the oldest first, and every ensemble."""
-        return {
-            name: dict(sorted(versions.items(), key=lambda item: item[0] or 0))
-            for name, versions in sorted(self._models.items())
-        }
+        return self._index.sorted()
 
-    def get(self, name: str, version: int | None = None) -> ServedModel | Ensemble:
+    def aliases(self, name: str) -> dict[str, int]:
+        """Other names of versions of a model."""
+        return self._index.aliases(name)
+
+    def get(self, name: str, version: int | str | None = None) -> ServedModel | Ensemble:
         """The version asked for, or the newest that serves, or the ensemble of that name.
 
+        Args:
+            name: of a model or an ensemble.
+            version: a number, its digits, or an alias.
+
         Raises:
-            ModelNotFoundError: no such model, or no such version of it.
+            ModelNotFoundError: no such model, or no such version or alias of it.
             ModelNotReadyError: it is loading, or was refused.
-            InvalidParameterError: a version of an ensemble.
+            InvalidParameterError: neither a number nor an alias, or a version of an ensemble.
         """
-        versions = self._models.get(name)
-        if not versions:
-            known = ", ".join(self._models) or "nothing yet"
-            raise ModelNotFoundError(f"there is no model {name[:64]!r}; this server has {known}")
-        if version is not None and None in versions:
-            raise InvalidParameterError(f"{name} is an ensemble, which has no versions; leave version out")
-        if version is None:
-            if served := self._served(name):
-                return served
-            version = max(versions, key=lambda number: number or 0)
-        if version not in versions:
-            raise ModelNotFoundError(f"{name} has no version {version}; it has {', '.join(map(str, versions))}")
-        found = versions[version]
-        if found.model is None:
-            what = name if version is None else f"version {version} of {name}"
-            loading = found.state == "LOADING"
-            doing = "is loading; try again soon" if loading else f"was refused: {found.reason}"
-            raise ModelNotReadyError(f"{what} {doing}", loading=loading)
-        return found.model
+        return self._index.get(name, version)
 
-    def _served(self, name: str) -> ServedModel | Ensemble | None:
-        """The ensemble, or the newest version that serves."""
-        lines = sorted(self._models[name].items(), key=lambda item: item[0] or 0, reverse=True)
-        return next((found.model for _, found in lines if found.model), None)
+    def reload(self, *, again: bool = True) -> Future[list[Change]]:
+        """Brings what serves up to date with the repository, in the background.
 
-    def _look_up(self, name: str) -> Line:
-        """What of a folder is to be loaded, and what the operator wants and is not there."""
-        folder = self._settings.repository / name
-        there = store.versions(self._settings.repository, name)
-        if (folder / ENSEMBLE).exists():
-            if not there:
-                return {None: Version("LOADING")}
-            logger.warning("%s has versions: it is a model, and its %s is not read", name, ENSEMBLE)
-        try:
-            serving = self._servings[name] = read_serving(folder)
-        except BundleError as error:
-            logger.error("%s is refused: %s", name, error)  # noqa: TRY400 the reason is enough
-            return dict.fromkeys(there, Version("UNAVAILABLE", reason=str(error)))
-        if isinstance(serving.versions, str):
-            return dict.fromkeys(there[-1:] if serving.versions == "latest" else there, Version("LOADING"))
-        missing = f"{SERVING} lists it, and it is not there; export it, or take it off the list"
-        return {
-            number: Version("LOADING") if number in there else Version("UNAVAILABLE", reason=missing)
-            for number in serving.versions
-        }
+        Args:
+            again: also try what was refused and has not changed. Without it copies under way are passed over.
 
-    def _load_all(self) -> None:
-        # The newest of every model first, so that each model answers soon.
-        jobs = [
-            (age, name, number)
-            for name, versions in self._models.items()
-            for age, number in enumerate(sorted((n for n in versions if n is not None), reverse=True))
-        ]
-        for _, name, number in sorted(jobs):
-            if self._models[name][number].state == "LOADING":
-                self._put(name, number)
-        for name in [name for name, versions in self._models.items() if None in versions]:
-            self._put(name, None)
-        self._loaded.set()
+        Returns:
+            What has changed, or ShuttingDownError.
+        """
+        return self._worker.submit(lambda: self._reloader.run(again=again))
 
-    def _put(self, name: str, number: int | None) -> None:
-        """Loads a line of the index, unless the server ends already."""
-        if self._closing.is_set():
-            return
-        what = name if number is None else f"{name} version {number}"
-        try:
-            found = self._load_ensemble(name) if number is None else self._load(name, number)
-        except (BundleError, ProviderError) as error:
-            logger.error("%s is refused: %s", what, error)  # noqa: TRY400 the reason is enough
-            found = Version("UNAVAILABLE", reason=str(error))
-        except Exception:  # a library's own words may hold addresses and paths: they stay in the log
-            logger.exception("%s cannot be loaded", what)
-            found = Version("UNAVAILABLE", reason="the graph cannot be loaded; see the server's log")
-        self._models[name][number] = found
-        self._metrics.models.labels(name, number or "ensemble").set(found.state == "READY")
+    def load(self, name: str) -> Future[None]:
+        """Loads a model that was unloaded or refused, or brings it up to date, in the background.
 
-    def _load(self, name: str, number: int) -> Version:
-        settings = self._settings
-        bundle = store.open_bundle(settings.repository, name, number)
-        wishes = Wishes(settings.repository / name, self._servings[name], bundle)
-        for remark in wishes.remarks:
-            logger.warning("%s version %d: %s", name, number, remark)
-        model = load_model(
-            bundle, wishes, settings.provider, self._metrics, max_queue_size=settings.max_queue_size, pool=self._pool
-        )
-        return Version("READY", model, "; ".join(wishes.remarks))
+        Returns:
+            None once it serves, or ModelNotFoundError (the repository has none), ModelNotReadyError (it was refused),
+            ShuttingDownError.
+        """
+        return self._worker.submit(lambda: self._reloader.load(name))
 
-    def _load_ensemble(self, name: str) -> Version:
-        file = read_ensemble(self._settings.repository / name)
-        return Version("READY", load_ensemble(name, file, self._member))
+    def unload(self, name: str) -> Future[None]:
+        """Gives a model to no new request, and ends it once those in flight are answered.
 
-    def _member(self, member: Member) -> ServedModel:
-        """Raises BundleError: there is no such model, it does not serve, or it is an ensemble itself."""
-        if None in self._models.get(member.model, {}):
-            raise BundleError(f"{ENSEMBLE}: {member.model} is an ensemble itself; list its members")
-        try:
-            model = self.get(member.model, member.version)
-        except (ModelNotFoundError, ModelNotReadyError) as error:
-            raise BundleError(f"{ENSEMBLE}: {error}") from error
-        assert isinstance(model, ServedModel)  # noqa: S101 for the type checker; ensembles are refused above
-        return model
+        No reload brings it back, `load` does.
+
+        Returns:
+            None once that is so, or ModelNotFoundError, ShuttingDownError.
+        """
+        return self._worker.submit(lambda: self._reloader.unload(name))

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.edge import edge
 from service.settings import Settings
 
 
@@ -20,6 +21,8 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
             app,
+            http=edge(settings, app.state.metrics.refused),  # type: ignore[arg-type] # anything that makes a protocol
+            ws="none",
             host=settings.host,
             port=settings.port,
             access_log=False,

@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 lets the system choose."""
 
+    keys: Path | None = None
+    """TOML file of the API keys, as sha256, with what each is for; when left out, everything is open to everybody."""
+
+    log_format: Literal["text", "json"] = "text"
+    """Of what is logged on stderr; json: one object a line."""
+
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto is CUDA when a GPU really works, else the CPU. One that is named never falls back."""
 
@@ -39,7 +45,7 @@ class Settings(BaseSettings):
     """Most images in one multipart request."""
 
     max_body_bytes: int = Field(64 << 20, ge=1)
-    """Largest multipart body accepted, in bytes."""
+    """Largest multipart body, or body of tensors, accepted, in bytes."""
 
     max_pixels: int = Field(25_000_000, ge=1, le=178_956_970)  # Pillow itself refuses more
     """Largest image accepted, in pixels."""
@@ -53,6 +59,15 @@ class Settings(BaseSettings):
     max_queue_size: int = Field(4096, ge=1)
     """Most views that wait for one version of a model, larger ones counted as several; more are refused with 503."""
 
+    max_bytes_in_flight: int = Field(1 << 30, ge=1)
+    """Most bytes of request bodies held at once, announced or received; more are refused with 503."""
+
+    header_timeout: float = Field(10.0, gt=0)
+    """Seconds within which the whole header of a request has to arrive; a connection that is slower is closed."""
+
+    body_timeout: float = Field(30.0, gt=0)
+    """Seconds within which the whole body has to arrive, from the end of the header on; else 408."""
+
     timeout: float = Field(30.0, gt=0)
     """Seconds until an unanswered request is given up with 504."""
 
@@ -61,6 +76,12 @@ class Settings(BaseSettings):
 
     drain_timeout: float = Field(30.0, gt=0)
     """Most seconds given to requests in flight once listening has ended."""
+
+    admin: bool = False
+    """Whether the admin API is served: /v1/repository, and loading and unloading under /v2."""
+
+    watch: float = Field(0.0, ge=0)
+    """Seconds between looks at the repository for what is new, changed or gone; 0 looks at SIGHUP alone."""
 
     @property
     def image_limits(self) -> ImageLimits:

@@ -1,23 +1,37 @@
 """What lies beside the versions of a model (plans, calibrations, the operator's defaults), for one of them."""
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from bundle.aggregate import Average
 from bundle.calibration import Calibration, find_rule, read_calibrations
 from bundle.errors import BundleError
+from bundle.manifest import Manifest
 from bundle.plan import Plan
 from bundle.plans import PUBLISHED, read_plans
 from bundle.serving import SERVING, Serving
 from bundle.stop import Confident, Exact, Never, Rule, StopOption
-from bundle.store import Bundle
 from service.errors import InvalidParameterError, UnknownViewsError
 from service.work import Asked, Choice
 
 
+class Known(Protocol):
+    """A bundle, or a version that serves: what is wished of it may change while it does."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+
 class Wishes:
-    """Read once, when the version is loaded.
+    """Read once, when the version is loaded or what lies beside it has changed.
 
     Args:
         folder: NAME in the repository.
@@ -28,7 +42,7 @@ class Wishes:
         BundleError: the network cannot run the plan of requests that name none.
     """
 
-    def __init__(self, folder: Path, serving: Serving, bundle: Bundle) -> None:
+    def __init__(self, folder: Path, serving: Serving, bundle: Known) -> None:
         self._name = bundle.name
         self.serving = serving
         custom, self.refused = read_plans(folder)
@@ -71,7 +85,7 @@ class Wishes:
             rule = self._rule(asked.stop, plan, average)
         except ValueError as error:  # its words are for clients
             raise InvalidParameterError(f"{self._name}: {error}") from error
-        return Choice(plan, average, rule, _text(rule), asked.merge, asked.detail)
+        return Choice(plan, average, rule, _text(rule), asked.merge, asked.detail, asked.priority)
 
     def _rule(self, asked: str | None, plan: Plan, average: Average) -> Rule:
         """Where the operator's own rule does not hold (for a plan without calibration, say) all views are run."""

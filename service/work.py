@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,8 @@ class Asked:
     detail: bool = False
     """Whether each view is told of."""
     top_k: int | None = None
+    priority: int = 0
+    """Of its views among those that wait: higher is sooner."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Bounds:
     max_gmacs: float
     timeout: float
     """In seconds."""
+    charge: Callable[[int], None] = lambda _: None
+    """Takes the views of an image from its sender's quota, before they are queued; raises QuotaExceededError."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Choice:
     """The name of the rule."""
     merge: Merge
     detail: bool
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Work:
     """All different; identical ones are merged."""
     gmacs: float
     """10^9 multiply-adds of them all."""
+    charge: int
+    """What they cost, in views of the network's native size."""
 
     @property
     def weights(self) -> list[float]:
@@ -74,7 +81,12 @@ def work_of(choice: Choice, image: Size, manifest: Manifest) -> Work:
     """The views of an upright image of that size, and what they cost."""
     planned = choice.plan.views(image, manifest.input)
     views = planned.distinct(near=choice.merge == "near").views
-    return Work(choice, views, gmacs_of(views, manifest))
+    return Work(choice, views, gmacs_of(views, manifest), sum(cost_of(view.size, manifest) for view in views))
+
+
+def cost_of(size: Size, manifest: Manifest) -> int:
+    """What a view of that size costs, in views of the network's native size; at least 1."""
+    return max(1, math.ceil(manifest.macs_at(size) / max(manifest.macs, 1)))
 
 
 def gmacs_of(views: Iterable[View], manifest: Manifest) -> float:

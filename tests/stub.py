@@ -18,6 +18,8 @@ class Asked:
     body: bytes
     port: int
     """Of the client: one for each connection."""
+    authorization: str | None = None
+    """The header."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[tuple[str, list[Asked]
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked.append(Asked(self.command, url.path, dict(parse_qsl(url.query)), body, self.client_address[1]))
+            port, key = self.client_address[1], self.headers.get("Authorization")
+            asked.append(Asked(self.command, url.path, dict(parse_qsl(url.query)), body, port, key))
             reply = answer(asked[-1])
             if reply.hang_up:
                 self.close_connection = True

@@ -1,6 +1,11 @@
 """Reading request bodies under a cap, in memory, without temporary files."""
 
+import asyncio
+import base64
+import json
+import math
 from collections.abc import AsyncGenerator
+from typing import Any, NoReturn
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -8,7 +13,14 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service.errors import BodyTooLargeError, MediaTypeError, MultipartError, TooManyImagesError
+from service.errors import (
+    BodyTooLargeError,
+    InvalidParameterError,
+    JsonError,
+    MediaTypeError,
+    MultipartError,
+    TooManyImagesError,
+)
 
 FIELD = "images"
 MAX_EPILOGUE = 256
@@ -19,16 +31,14 @@ def is_multipart(request: Request) -> bool:
     return _media_type(request) == "multipart/form-data"
 
 
-def check_media_type(request: Request) -> None:
-    """The bytes of a raw body decide what it is, whatever its type says: curl calls everything a form.
+def is_json(request: Request) -> bool:
+    return _media_type(request) == "application/json"
 
-    Raises:
-        MediaTypeError: JSON, or a content encoding.
-    """
+
+def check_encoding(request: Request) -> None:
+    """Raises MediaTypeError for a content encoding."""
     if encoding := request.headers.get("content-encoding"):
         raise MediaTypeError(f"content encoding {encoding[:32]!r} is not read here; send the image as it is")
-    if _media_type(request) == "application/json":
-        raise MediaTypeError("JSON is not read here; send the image's bytes, or multipart/form-data")
 
 
 async def read(request: Request, limit: int) -> bytes:
@@ -38,6 +48,18 @@ async def read(request: Request, limit: int) -> bytes:
         BodyTooLargeError: more than `limit` bytes, noticed before they are read where the client announces them.
     """
     return b"".join([chunk async for chunk in _chunks(request, limit)])
+
+
+async def read_json(request: Request, body_limit: int, image_limit: int, most: int) -> bytes | list[bytes]:
+    """The image of `{"image": BASE64}`, or the images of `{"images": [BASE64, …]}` in their order.
+
+    Raises:
+        JsonError: not JSON as RFC 8259 has it, or not in UTF-8.
+        InvalidParameterError: JSON that says anything else, or no base64.
+        BodyTooLargeError: the body or one image in it.
+        TooManyImagesError: more than `most` images.
+    """
+    return await asyncio.to_thread(_from_json, await read(request, body_limit), image_limit, most)
 
 
 async def read_images(request: Request, body_limit: int, image_limit: int, most: int) -> list[bytes]:
@@ -63,13 +85,79 @@ async def read_images(request: Request, body_limit: int, image_limit: int, most:
         await form.close()
 
 
+def _from_json(body: bytes, limit: int, most: int) -> bytes | list[bytes]:
+    try:
+        found = strict_json(body)
+    except ValueError as error:
+        raise JsonError(
+            "the body is no JSON document in UTF-8; NaN and Infinity are no JSON, nor is a name given twice"
+        ) from error
+    if not isinstance(found, dict) or found.keys() not in ({"image"}, {FIELD}):
+        raise InvalidParameterError('a JSON body is {"image": "BASE64"} or {"images": ["BASE64", …]} and nothing else')
+    if "image" in found:
+        return _from_base64(found["image"], "image", limit)
+    texts = found[FIELD]
+    if not isinstance(texts, list) or not texts:
+        raise InvalidParameterError(f"{FIELD} is a list of at least one image in base64")
+    if len(texts) > most:
+        raise _too_many(most)
+    return [_from_base64(text, f"{FIELD}[{place}]", limit) for place, text in enumerate(texts)]
+
+
+def strict_json(content: bytes | memoryview) -> Any:
+    """JSON in UTF-8, and nothing that another reader might take for something else.
+
+    Raises:
+        ValueError: it is none: NaN, a number that is infinite, a name given twice, half a surrogate pair, too deep.
+    """
+    text = str(content, "utf-8")
+    try:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
+        if "\\u" in text:  # nothing else makes half a pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    return value
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError("NaN or Infinity")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError("an infinite number")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _from_base64(text: object, name: str, limit: int) -> bytes:
+    if isinstance(text, str) and 3 * (len(text) // 4) - 2 > limit:  # two characters may be padding
+        raise _too_large(limit)
+    try:
+        image = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:
+        image = None
+    if image is None:
+        raise InvalidParameterError(f"{name} is no base64 text (RFC 4648, section 4, padded, without line breaks)")
+    if len(image) > limit:
+        raise _too_large(limit)
+    return image
+
+
 def _files(form: FormData, limit: int, most: int) -> list[UploadFile]:
     items = form.multi_items()
     files = [value for key, value in items if key == FIELD and isinstance(value, UploadFile)]
     if len(files) < len(items) or not files:
         raise MultipartError(f"a multipart body takes files in the field {FIELD!r} and nothing else")
     if len(files) > most:
-        raise TooManyImagesError(f"more than {most} images in one request; send several requests")
+        raise _too_many(most)
     if any((file.size or 0) > limit for file in files):
         raise _too_large(limit)
     return files
@@ -107,3 +195,7 @@ def _media_type(request: Request) -> str:
 
 def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"more than {limit} bytes; scale the image down, or send fewer at once")
+
+
+def _too_many(most: int) -> TooManyImagesError:
+    return TooManyImagesError(f"more than {most} images in one request; send several requests")

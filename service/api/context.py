@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import respond, to_problem
+from service.logs import Told, log_request
 from service.metrics import Metrics
 from service.registry import ModelRegistry
 from service.settings import Settings
@@ -38,8 +40,14 @@ class RequestContext:
             return
         started = time.monotonic()
         request_id = _request_id(Request(scope))
-        scope.setdefault("state", {})["request_id"] = request_id
+        told = Told(request_id)
+        scope.setdefault("state", {}).update(request_id=request_id, told=told)
         status = 0
+
+        async def count() -> Message:
+            message = await receive()
+            told.bytes_in += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -49,10 +57,11 @@ class RequestContext:
                 headers["X-Request-Id"] = request_id
                 if scope["app"].state.draining:
                     headers["Connection"] = "close"
+            told.bytes_out += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, count, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED_REQUEST
         except Exception as error:
@@ -61,13 +70,23 @@ class RequestContext:
                 raise
             await respond(to_problem(error, request_id))(scope, receive, send_with_id)
         finally:
-            self._measure(scope, status, time.monotonic() - started)
+            self._measure(scope, told, status, time.monotonic() - started)
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, told: Told, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
+        log_request(told, method, route, status, seconds)
+        if told.model is None:
+            return
+        if status == HTTPStatus.OK and not told.nothing_answered:
+            spent = told.seconds
+            stages = (seconds, spent.queue, spent.decode, spent.compute, spent.merge)
+            self._metrics.triton.succeeded(told.model, told.version, *stages)
+        else:
+            code = told.code or ("cancelled" if status == CLIENT_CLOSED_REQUEST else "internal_error")
+            self._metrics.triton.failed(told.model, told.version, code)
 
 
 def _request_id(request: Request) -> str:

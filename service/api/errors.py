@@ -10,12 +10,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from bundle.errors import BadImageError, ImageFormatError
 from service import errors
 
 STATUS: dict[type[Exception], tuple[int, str]] = {
+    errors.JsonError: (400, "json_invalid"),
     errors.MultipartError: (400, "multipart_invalid"),
+    errors.UnauthorizedError: (401, "unauthorized"),
+    errors.ForbiddenError: (403, "forbidden"),
+    errors.InferenceRequestError: (400, "request_invalid"),
+    errors.InvalidTensorError: (400, "tensor_invalid"),
+    errors.TensorSizeError: (400, "tensor_size_mismatch"),
     errors.ModelNotFoundError: (404, "model_not_found"),
     errors.BodyTooLargeError: (413, "body_too_large"),
     errors.TooManyImagesError: (413, "too_many_images"),
@@ -25,7 +32,10 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.InvalidParameterError: (422, "invalid_parameter"),
     errors.UnknownViewsError: (422, "unknown_views"),
     errors.WorkLimitError: (422, "work_limit"),
+    errors.QuotaExceededError: (429, "rate_limited"),
     errors.BackendError: (500, "inference_failed"),
+    errors.ModelOutputError: (500, "model_output_invalid"),
+    errors.UnsupportedError: (501, "not_implemented"),
     errors.ModelNotReadyError: (503, "model_not_ready"),
     errors.QueueFullError: (503, "overloaded"),
     errors.ShuttingDownError: (503, "shutting_down"),
@@ -74,13 +84,36 @@ def problem(status: int, code: str, detail: str, request_id: str) -> Problem:
     return Problem(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail, request_id=request_id)
 
 
+class ProblemResponse(JSONResponse):
+    """Also tells its code to the request's line in the log; on /v2 it has `error`, all that its clients read."""
+
+    def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem.model_dump(), problem.status, headers, "application/problem+json")
+        self._code = problem.code
+        self._error = {**problem.model_dump(), "error": problem.detail}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if told := scope.get("state", {}).get("told"):
+            told.code = self._code
+        if f"{scope['path']}/".startswith("/v2/"):
+            self.body = self.render(self._error)
+            self.headers["Content-Length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
 def respond(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(problem.model_dump(), problem.status, headers, "application/problem+json")
+    return ProblemResponse(problem, headers)
+
+
+def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error that this application knows."""
+    headers = {"WWW-Authenticate": 'Bearer realm="multicrop"'} if isinstance(error, errors.UnauthorizedError) else {}
+    return respond(to_problem(error, request.state.request_id), headers | retry_after(error))
 
 
 def retry_after(error: Exception) -> dict[str, str]:
     """Retry-After in whole seconds, for what is over soon."""
-    if isinstance(error, errors.QueueFullError):
+    if isinstance(error, errors.QueueFullError | errors.QuotaExceededError):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     loading = isinstance(error, errors.ModelNotReadyError) and error.loading
     return {"Retry-After": "1"} if loading or isinstance(error, errors.ShuttingDownError) else {}
@@ -95,7 +128,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    return respond(to_problem(error, request.state.request_id), retry_after(error))
+    return refuse(request, error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

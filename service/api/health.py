@@ -29,5 +29,7 @@ async def ready(request: Request, registry: RegistryDep) -> Response:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus text: our own names, then Triton's."""
+    found = request.app.state.metrics
+    text = generate_latest(found.registry) + found.triton.text().encode()
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

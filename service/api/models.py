@@ -10,7 +10,7 @@ from service.api.context import RegistryDep
 from service.api.errors import documented
 from service.ensemble import Ensemble
 from service.model import ServedModel
-from service.registry import State
+from service.registry import Line, State
 
 router = APIRouter(tags=["models"])
 
@@ -24,12 +24,15 @@ class ModelVersion(BaseModel):
     digest: str | None = None
     """sha256 of the bundle's manifest."""
     reason: str | None = None
-    """Why it does not answer; of one that answers, which of its plans or calibrations are left out."""
+    """Why it does not answer; of one that answers, which of its plans or calibrations are left out, or why it is not
+    what lies on the disk now."""
 
 
 class Model(BaseModel):
     name: str = Field(examples=["resnet50"])
     versions: list[ModelVersion]
+    aliases: dict[str, int] = Field({}, examples=[{"stable": 1}])
+    """Other names of versions."""
 
 
 class ModelDetail(Model):
@@ -74,23 +77,27 @@ class EnsembleDetail(Model):
 @router.get("/v1/models")
 async def list_models(registry: RegistryDep) -> list[Model]:
     """Every model of the repository, with the reason where one does not serve."""
-    return [Model(name=name, versions=_versions(registry, name)) for name in registry.index()]
+    index = registry.index()
+    return [Model(name=name, versions=_told(line), aliases=registry.aliases(name)) for name, line in index.items()]
 
 
 @router.get("/v1/models/{name}", responses=documented(404, 422, 503))
 async def describe_model(
-    name: str, registry: RegistryDep, version: Annotated[int | None, Query(ge=1)] = None
+    name: str, registry: RegistryDep, version: Annotated[str | None, Query()] = None
 ) -> ModelDetail | EnsembleDetail:
     """What a model is: input, classes, labels, parity with torch, accuracy, view plans. Or who is in an ensemble."""
     found = registry.get(name, version)
-    versions = _versions(registry, name)
-    return _ensemble(found, versions) if isinstance(found, Ensemble) else _model(found, versions)
+    versions = _told(registry.index().get(name, {}))
+    if isinstance(found, Ensemble):
+        return _ensemble(found, versions)
+    return _model(found, versions, registry.aliases(name))
 
 
-def _model(model: ServedModel, versions: list[ModelVersion]) -> ModelDetail:
+def _model(model: ServedModel, versions: list[ModelVersion], aliases: dict[str, int]) -> ModelDetail:
     return ModelDetail(
         name=model.name,
         versions=versions,
+        aliases=aliases,
         version=model.version,
         provider=model.backend.provider,
         max_batch_size=model.backend.max_batch_size,
@@ -124,7 +131,7 @@ def _ensemble(ensemble: Ensemble, versions: list[ModelVersion]) -> EnsembleDetai
     )
 
 
-def _versions(registry: RegistryDep, name: str) -> list[ModelVersion]:
+def _told(line: Line) -> list[ModelVersion]:
     return [
         ModelVersion(
             version=number,
@@ -132,5 +139,5 @@ def _versions(registry: RegistryDep, name: str) -> list[ModelVersion]:
             digest=found.model.digest if found.model else None,
             reason=found.reason or None,
         )
-        for number, found in registry.index()[name].items()
+        for number, found in line.items()
     ]

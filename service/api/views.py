@@ -33,7 +33,7 @@ class ImageSize(BaseModel):
 
     width: int = Field(ge=1, le=65535, examples=[500])
     height: int = Field(ge=1, le=65535, examples=[375])
-    version: int | None = Field(None, ge=1, description="Of the model; the newest one when left out.")
+    version: str | None = Field(None, description="A number or an alias; the newest that serves when left out.")
 
 
 class Geometry(BaseModel):

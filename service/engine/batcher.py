@@ -17,11 +17,14 @@ from concurrent.futures import Executor, Future, InvalidStateError
 import numpy as np
 
 from service.engine.backend import Backend
-from service.engine.queue import Batch, BatchQueue, Entry, Scores, Shape, spent
+from service.engine.isolate import isolate
+from service.engine.queue import Batch, BatchQueue, Entry, Scores, Segment, Shape, spent
 from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
 from service.metrics import ModelMetrics
 
 logger = logging.getLogger(__name__)
+
+LATE = "the deadline passed before the answer was there"
 
 
 class Batcher:
@@ -122,12 +125,9 @@ class Batcher:
             for entry in batch.to_fill:
                 self._fill(entry)
             self._run(batch)
-        except Exception as error:  # a failed run fails its own batch, never the lane
+        except Exception as error:  # what fails here fails its own batch, never the lane
             logger.exception("a batch of %d views failed", batch.rows)
-            failure = BackendError("the device failed on this request; try again")
-            failure.__cause__ = error
-            for segment in batch.segments:
-                self._drop(segment.entry, "failed", failure)
+            self._fail(batch.segments, error)
         return True
 
     def _next(self) -> Batch | None:
@@ -136,9 +136,7 @@ class Batcher:
             while True:
                 now = self._clock()
                 for entry in self._queue.expire(now):
-                    self._end(
-                        entry, "deadline", DeadlineExceededError("the deadline passed before the answer was there")
-                    )
+                    self._end(entry, "deadline", DeadlineExceededError(LATE))
                 batch = self._queue.take()
                 self._metrics.waiting(self._queue.waiting)
                 if batch is not None or (self._closing and not self._queue.waiting):
@@ -164,25 +162,55 @@ class Batcher:
             return
         entry.fill_seconds = self._clock() - started
         with self._changed:
+            if self._pool is None:
+                self._queue.drew(entry.fill_seconds)
             if not entry.gone:
                 entry.pixels, entry.fill = pixels, spent
                 self._queue.filled(entry)
             self._changed.notify_all()
 
     def _run(self, batch: Batch) -> None:
+        """Runs a batch; of one that fails only the culprits do."""
+        error = self._try(batch.segments)
+        if error is None:
+            return
+        logger.error("the device failed on a batch of %d views", batch.rows, exc_info=error)
+        self._fail(isolate(batch.segments, self._again), error)
+
+    def _again(self, segments: Sequence[Segment]) -> bool:
+        """Runs a part of a failed batch; whether that worked."""
+        self._metrics.rerun()
+        return self._try(segments) is None
+
+    def _try(self, segments: Sequence[Segment]) -> Exception | None:
+        """Runs those whose callers still wait; what the device said when it did not answer all of them."""
+        now = self._clock()
+        for segment in segments:
+            if segment.entry.deadline <= now:  # while it was drawn, or a culprit was looked for
+                self._drop(segment.entry, "deadline", DeadlineExceededError(LATE))
         with self._changed:
-            live = Batch([segment for segment in batch.segments if not segment.entry.gone])
+            live = Batch([segment for segment in segments if not segment.entry.gone])
             rows = [segment.entry.pixels[segment.start : segment.stop] for segment in live.segments]  # type: ignore[index]
         if not rows:
-            return
+            return None
         started = self._clock()
-        scores = self._backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
-        if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
-            raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")
+        try:
+            scores = self._backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
+                raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")  # noqa: TRY301 as if it had raised
+        except Exception as error:  # noqa: BLE001 whatever a device raises
+            return error
         self._metrics.batch(live.rows)
         if self._native is not None and live.segments[0].entry.shape != self._native:
             self._metrics.cold(live.rows)
         self._scatter(live, scores, self._clock() - started)
+        return None
+
+    def _fail(self, segments: Sequence[Segment], cause: Exception) -> None:
+        failure = BackendError("the device failed on this request; try again")
+        failure.__cause__ = cause
+        for segment in segments:
+            self._drop(segment.entry, "failed", failure)
 
     def _scatter(self, batch: Batch, scores: Scores, seconds: float) -> None:
         """Scores land by offset, not by order of arrival: two lanes may serve one entry."""

@@ -10,7 +10,7 @@ entries fills them all, since the others would only wait until the image is deco
     offer(filling=True) -> filling                    (somebody else fills it; no lane takes it before `filled`)
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +25,9 @@ from service.errors import DeadlineExceededError, QueueFullError
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
+
+DRAWINGS = 16
+"""The predicted wait looks back at so many drawings; the longest of them is left out: one odd image is no trend."""
 
 
 class State(Enum):
@@ -87,6 +90,11 @@ class Entry:
         """Complete, failed, expired or cancelled."""
         return self.state is State.GONE
 
+    @property
+    def given_up(self) -> bool:
+        """Gone without being complete."""
+        return self.gone and self.scored < self.rows
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -142,6 +150,10 @@ class BatchQueue:
         self._lanes = lanes
         self._quantum = quantum or max(max_batch_size // 8, 1)
         self._seconds_per_view = 0.0
+        self._seconds_per_run = 0.0
+        self._undrawn = 0
+        """Entries that a taker has to fill."""
+        self._drawings: deque[float] = deque(maxlen=DRAWINGS)
         self._rings: dict[int, OrderedDict[Entry, None]] = {}
         self._earliest = inf
 
@@ -156,7 +168,7 @@ class BatchQueue:
 
         Raises:
             DeadlineExceededError: the deadline is past.
-            QueueFullError: they do not fit, or are predicted to miss their deadline.
+            QueueFullError: they do not fit, or are predicted to miss their deadline; never when nothing waits.
         """
         deadline = min(entry.deadline for entry in entries)
         if deadline <= now:
@@ -170,6 +182,7 @@ class BatchQueue:
             entry.state = State.FILLING if filling else State.WAITING
             entry.beside = () if filling else tuple(other for other in entries if other is not entry)
             self.waiting += entry.charge
+            self._undrawn += not filling
             self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
         self._earliest = min(self._earliest, deadline)
 
@@ -178,11 +191,16 @@ class BatchQueue:
         if entry.state is State.FILLING:
             entry.state = State.READY
 
+    def drew(self, seconds: float) -> None:
+        """Notes that a taker was kept by filling an entry."""
+        self._drawings.append(seconds)
+
     def take(self) -> Batch | None:
         """The next batch, or None when nothing can be taken. Call `expire` first."""
         rows = self._share(self.max_batch_size)
         waiting = [entry for entry in rows if entry.state is State.WAITING]
         to_fill = [entry for first in waiting for entry in (first, *first.beside) if not entry.gone]
+        self._undrawn -= len(to_fill)
         for entry in to_fill:
             entry.state, entry.beside = State.FILLING, ()
         segments = [Segment(entry, entry.taken, entry.taken + count) for entry, count in rows.items()]
@@ -208,6 +226,7 @@ class BatchQueue:
         """
         if entry.gone:
             return None
+        self._undrawn -= entry.state is State.WAITING
         entry.state, entry.beside = State.GONE, ()
         dropped = entry.untaken
         if dropped:
@@ -219,7 +238,9 @@ class BatchQueue:
     def done(self, batch: Batch, seconds: float) -> list[Entry]:
         """Notes that a batch has run for `seconds` on the device; returns the entries that are complete now."""
         per_view = seconds / max(batch.cost, 1)
-        self._seconds_per_view += (per_view - self._seconds_per_view) * (0.2 if self._seconds_per_view else 1.0)
+        learned = 0.2 if self._seconds_per_view else 1.0
+        self._seconds_per_view += (per_view - self._seconds_per_view) * learned
+        self._seconds_per_run += (seconds - self._seconds_per_run) * learned
         complete = []
         for segment in batch.segments:
             entry = segment.entry
@@ -231,19 +252,32 @@ class BatchQueue:
         return complete
 
     def predicted_wait(self) -> float:
-        """Seconds until a view offered now would be taken, from the measured cost per view; 0 before any run."""
-        return self.waiting * self._seconds_per_view / self._lanes
+        """Seconds until a view offered now would be taken, from what views and drawings took; 0 before any run."""
+        run = self.waiting * self._seconds_per_view
+        return (run + self._undrawn * self._seconds_per_drawing()) / self._lanes
+
+    def predicted_answer(self) -> float:
+        """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself.
+
+        A run more, since a queue that is filled up to the deadline answers half of its views after it.
+        """
+        return self.predicted_wait() + 3 * self._seconds_per_run if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""
         return self._earliest
 
+    def _seconds_per_drawing(self) -> float:
+        """Of an entry, however many views it has: decoding a large photograph takes longer than what follows."""
+        usual = len(self._drawings) - 1
+        return (sum(self._drawings) - max(self._drawings)) / usual if usual > 0 else 0.0
+
     def _require_room(self, charge: int, patience: float) -> None:
         wait = self.predicted_wait()
         if self.waiting and self.waiting + charge > self.max_queue_size:
             raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
-        if wait > patience:
-            raise QueueFullError(f"the wait would be {wait:.1f} s, longer than the request's deadline", wait)
+        if self.predicted_answer() > patience:
+            raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
 
     def _share(self, room: int) -> dict[Entry, int]:
         """Deals a batch out: a quantum to each entry in turn, round after round, until it is full."""

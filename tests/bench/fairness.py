@@ -1,4 +1,4 @@
-"""What large requests cost the small ones: one-view and ten-view clients on a fake device of 5 ms a batch.
+"""What large requests cost the small ones, on a fake device of 5 ms a batch.
 
     python tests/bench/fairness.py [--quantum 32 4 1] [--seconds 5] [--rounds 3]
 
@@ -31,6 +31,7 @@ SHAPE = (1, 1, 3)
 COLUMNS = {
     "small": 5,
     "large": 5,
+    "views": 5,
     "quantum": 7,
     "fill": 6,
     "small_p50_ms": 12,
@@ -39,7 +40,7 @@ COLUMNS = {
     "large_p50_ms": 12,
     "views_per_second": 16,
 }
-"""Of the table, with their widths: small and large are the clients that send 1 view and 10."""
+"""Of the table, with their widths: small and large are the clients that send 1 view and `views`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Result:
     quantum: int
     small: int
     large: int
+    views: int
     fill: float
     """Mean views of a batch by the largest batch."""
     small_p50_ms: float
@@ -97,6 +99,7 @@ def measure(load: Load, quantum: int, duration: float) -> Result:
         quantum=quantum,
         small=load.small,
         large=load.large,
+        views=load.views,
         fill=float(np.mean(backend.batches)) / MAX_BATCH_SIZE,
         small_p50_ms=1000 * float(np.percentile(small, 50)),
         small_p95_ms=1000 * float(np.percentile(small, 95)),
@@ -122,11 +125,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("build/fairness.json"))
     options = parser.parse_args()
-    cases = [
-        (load, quantum)
-        for load in (Load(small=32, large=0), Load(small=64, large=0), Load(small=32, large=32))
-        for quantum in (options.quantum if load.large else [1])
-    ]
+    loads = [Load(32, 0), Load(64, 0), Load(32, 32), Load(50, 0), Load(50, 4, 150)]
+    cases = [(load, quantum) for load in loads for quantum in (options.quantum if load.large else [1])]
     rounds = [[measure(load, quantum, options.seconds) for load, quantum in cases] for _ in range(options.rounds)]
     results = [median(list(column)) for column in zip(*rounds, strict=True)]
     print("  ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))

@@ -161,6 +161,103 @@ def test_a_failed_run_fails_its_batch_and_the_lane_goes_on(
     assert good.future.result(SOON).tolist() == expected(1, 14)
 
 
+class Poisoned(GatedBackend):
+    """Fails on every batch that holds a view with the mark 13."""
+
+    def run(self, images: Pixels) -> Scores:
+        scores = super().run(images)
+        if 13 in images[:, 0, 0, 0]:
+            raise RuntimeError("address 0xdeadbeef")
+        return scores
+
+
+def reruns(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("multicrop_reruns_total", {"model": "model"})
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_of_a_batch_that_fails_only_the_culprit_does(
+    start: Callable[..., Batcher], metrics: Metrics, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    backend = Poisoned(max_batch_size=8, fills_ahead=True)
+    batcher = start(backend, pool=Inline())
+    batcher.submit(marked(1, 99))
+    assert backend.started.acquire(timeout=SOON)
+    marks = [13 if number == place else number for number in range(8)]
+    entries = [marked(1, mark) for mark in marks]
+    for entry in entries:
+        batcher.submit(entry)
+    backend.release(1000)
+    for entry, mark in zip(entries, marks, strict=True):
+        if mark == 13:
+            with pytest.raises(BackendError, match="try again"):
+                entry.future.result(SOON)
+        else:
+            assert entry.future.result(SOON).tolist() == expected(1, mark)
+    assert backend.batches[:2] == [1, 8]
+    assert len(backend.batches) - 2 <= 4
+    assert reruns(metrics) == len(backend.batches) - 2
+    assert dropped(metrics, "failed") == 1
+    assert "0xdeadbeef" in caplog.text
+    good = marked(1, 1)
+    batcher.submit(good)
+    assert good.future.result(SOON).tolist() == expected(1, 1)
+
+
+def test_what_expires_while_a_culprit_is_looked_for_is_not_run_again(
+    start: Callable[..., Batcher], metrics: Metrics
+) -> None:
+    now = 0.0
+
+    class Late(Poisoned):
+        def run(self, images: Pixels) -> Scores:
+            nonlocal now
+            try:
+                return super().run(images)
+            finally:
+                now += 1.0
+
+    backend = Late(max_batch_size=8, fills_ahead=True)
+    batcher = start(backend, pool=Inline(), clock=lambda: now)
+    batcher.submit(marked(1, 99))
+    assert backend.started.acquire(timeout=SOON)
+    bad, late = marked(1, 13), marked(1, 2, deadline=1.5)
+    batcher.submit(bad)
+    batcher.submit(late)
+    backend.release(1000)
+    with pytest.raises(DeadlineExceededError):
+        late.future.result(SOON)
+    with pytest.raises(BackendError):
+        bad.future.result(SOON)
+    assert backend.batches == [1, 2, 1]
+    assert dropped(metrics, "deadline") == 1
+
+
+def test_a_stream_of_large_photographs_is_not_admitted_beyond_its_deadline(start: Callable[..., Batcher]) -> None:
+    """Lanes draw here: the device would be fast enough, the drawing is not."""
+    now = 0.0
+
+    def fill(pixels: Pixels) -> None:
+        nonlocal now
+        now += 0.5
+        pixels[:] = 0
+
+    backend = GatedBackend(max_batch_size=8)
+    batcher = start(backend, clock=lambda: now)
+    for _ in range(4):
+        entry = Entry(1, SHAPE, fill)
+        batcher.submit(entry)
+        backend.release(1)
+        entry.future.result(SOON)
+    batcher.submit(Entry(1, SHAPE, fill))
+    for _ in range(5):
+        assert backend.started.acquire(timeout=SOON)
+    for _ in range(3):
+        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 1.2))
+    with pytest.raises(QueueFullError, match=r"wait would be 1\.5 s"):
+        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 1.2))
+
+
 def test_too_few_rows_are_an_error_and_no_shifted_answers(start: Callable[..., Batcher]) -> None:
     class Short(FakeBackend):
         def run(self, images: Pixels) -> Scores:

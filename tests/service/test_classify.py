@@ -137,7 +137,7 @@ CASES: dict[str, tuple[int, str, dict[str, object]]] = {
     "elongated": (422, "image_aspect_ratio", {"content": encode(Image.new("L", (1, 2000)))}),
     "body over the limit": (413, "body_too_large", {"content": png(200)}),
     "chunked body over the limit": (413, "body_too_large", {"content": iter([png(200)[:60_000]] * 2)}),
-    "json": (415, "media_type_unsupported", {"json": {"image": "x"}}),
+    "json": (422, "invalid_parameter", {"json": {"image": "x"}}),
     "form": (415, "image_format_unsupported", {"data": {"image": "x"}}),
     "gzip": (415, "media_type_unsupported", {"content": RED, "headers": {"Content-Encoding": "gzip"}}),
     "a scan bomb": (422, "image_too_complex", {"content": SMALL[:-2] + SMALL[SMALL.index(b"\xff\xda") : -2] * 70}),

@@ -20,7 +20,7 @@ from PIL import Image
 from bundle.accuracy import Accuracy
 from fakes import COLOURS, write_colour_bundle
 from live import encode, serve
-from service import client as client_module
+from service import exchange
 from service.__main__ import main
 from service.evaluate import EvaluateJob
 from service.settings import Settings
@@ -293,7 +293,7 @@ def test_every_plan_is_tried_before_the_images_are_sent(three_images: Path, tmp_
 def test_a_failing_server_ends_it_and_keeps_what_was_finished(
     three_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(client_module, "BROKEN_PAUSE", 0.0)
+    monkeypatch.setattr(exchange, "BROKEN_PAUSE", 0.0)
     last = (three_images / "red/0.png").read_bytes()
 
     def slow(asked: Asked) -> Reply:
@@ -403,7 +403,7 @@ def test_ctrl_c_is_one_line_after_what_was_finished(three_images: Path) -> None:
 
 def test_every_option_is_documented() -> None:
     table = (Path(__file__).parents[2] / "docs/evaluate.md").read_text()
-    fields = {field.alias or name for name, field in EvaluateJob.model_fields.items()}
+    fields = {(field.alias or name).replace("_", "-") for name, field in EvaluateJob.model_fields.items()}
     assert set(re.findall(r"^\| `--([a-z-]+)`", table, re.MULTILINE)) == fields
 
 

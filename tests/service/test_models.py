@@ -160,6 +160,6 @@ def test_openapi_has_examples_and_every_problem() -> None:
     operation = schema["paths"]["/v1/models/{name}:classify"]["post"]
     assert {"400", "404", "413", "415", "422", "500", "503", "504"} <= operation["responses"].keys()
     assert operation["requestBody"]["content"].keys() == {
-        "image/jpeg", "image/png", "image/webp", "multipart/form-data"
+        "image/jpeg", "image/png", "image/webp", "multipart/form-data", "application/json"
     }  # fmt: skip
     assert schema["components"]["schemas"]["Score"]["properties"]["label"]["examples"] == ["tabby cat"]

@@ -1,10 +1,13 @@
 """What clients are told when the device is busy: a real server whose device waits for the test."""
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -26,6 +29,8 @@ class Gate:
         self.open = threading.Event()
         self.open.set()
         self.entered = threading.Semaphore(0)
+        self.seen: list[list[int]] = []
+        """The first pixel of each batch."""
 
     def backend(self, graph: bytes, macs: int, *_: object) -> CpuBackend:
         gate = self
@@ -35,6 +40,7 @@ class Gate:
                 if not gate.open.is_set():
                     gate.entered.release()
                     assert gate.open.wait(10)
+                gate.seen.append(images[0, 0, 0].tolist())
                 return super().run(images)
 
         backend = Gated(graph, macs)
@@ -74,6 +80,99 @@ def test_a_full_queue_is_503_and_says_when_to_come_back(tmp_path: Path, gate: Ga
         assert int(refused.headers["Retry-After"]) >= 1
         gate.open.set()
         assert [answer.result().status_code for answer in (first, *waiting)] == [200] * 3
+
+
+def test_a_request_may_have_a_deadline_of_its_own(tmp_path: Path, gate: Gate) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0, timeout=5)) as client:
+        gate.open.clear()
+        started = time.monotonic()
+        answer = client.post(CLASSIFY, params={"timeout_ms": 200}, content=RED)
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+        assert 0.2 <= time.monotonic() - started < 2
+        gate.open.set()
+        assert client.post(CLASSIFY, params={"timeout_ms": 5000}, content=RED).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"timeout_ms": each} for each in (0, -1, 5001, "nan", 10**18)] + [{"priority": each} for each in (-2, 2, "x")],
+)
+def test_a_deadline_or_priority_out_of_bounds_is_422(tmp_path: Path, option: dict[str, str]) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0, timeout=5)) as client:
+        answer = client.post(CLASSIFY, params=option, content=RED)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+
+
+def test_a_higher_priority_is_answered_first(tmp_path: Path, gate: Gate) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0)) as client, ThreadPoolExecutor(4) as pool:
+        gate.open.clear()
+        gate.seen.clear()
+        sent = [pool.submit(client.post, CLASSIFY, content=RED)]
+        assert gate.entered.acquire(timeout=10)
+        for waiting, (colour, priority) in enumerate((("red", -1), ("lime", 0), ("blue", 1)), 1):
+            image = encode(Image.new("RGB", (8, 8), colour))
+            sent.append(pool.submit(client.post, CLASSIFY, params={"priority": priority}, content=image))
+            wait_for(client, f'multicrop_queue_views{{model="colours"}} {waiting}.0')
+        gate.open.set()
+        assert [answer.result().status_code for answer in sent] == [200] * 4
+    assert gate.seen == [[255, 0, 0], [0, 0, 255], [0, 255, 0], [255, 0, 0]]
+
+
+def wait_for(client: httpx.Client, line: str) -> None:
+    end = time.monotonic() + 10
+    while line not in client.get("/metrics").text:
+        assert time.monotonic() < end, line
+
+
+def begin(client: httpx.Client, body: bytes, *headers: str) -> socket.socket:
+    """A connection whose request has sent a part of its body."""
+    found = socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=10)
+    found.sendall("\r\n".join([f"POST {CLASSIFY} HTTP/1.1", "Host: a", *headers, "", ""]).encode() + body)
+    return found
+
+
+def test_bodies_that_are_announced_leave_no_room_until_they_are_gone(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)) as client:
+        with begin(client, b"begins", f"Content-Length: {1001 - len(RED)}"):
+            wait_for(client, f"multicrop_bytes_in_flight {1001 - len(RED)}.0")
+            refused = client.post(CLASSIFY, content=RED)
+            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert refused.json()["request_id"] == refused.headers["X-Request-Id"]
+            assert client.get("/livez").status_code == 200
+        wait_for(client, "multicrop_bytes_in_flight 0.0")
+        assert client.post(CLASSIFY, content=RED).status_code == 200
+
+
+def test_a_refused_body_is_not_waited_for(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path)
+    limits = Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)
+    with serve(limits) as client, begin(client, b"", "Content-Length: 900"):
+        wait_for(client, "multicrop_bytes_in_flight 900.0")
+        with begin(client, b"", "Content-Length: 900") as second:
+            assert second.recv(1 << 16).startswith(b"HTTP/1.1 503")
+
+
+def test_bodies_that_announce_nothing_are_counted_as_they_arrive(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)) as client:
+        with begin(client, b"258\r\n" + bytes(0x258) + b"\r\n", "Transfer-Encoding: chunked") as first:
+            wait_for(client, "multicrop_bytes_in_flight 600.0")
+            first.sendall(b"258\r\n" + bytes(0x258) + b"\r\n")
+            assert first.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        wait_for(client, "multicrop_bytes_in_flight 0.0")
+
+
+def test_a_body_larger_than_all_together_is_its_routes_to_refuse(tmp_path: Path) -> None:
+    write_colour_bundle(tmp_path)
+    with serve(Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000, max_image_bytes=500)) as client:
+        for size, status in ((900, 413), (2000, 413), (400, 415)):
+            assert client.post(CLASSIFY, content=b"x" * size).status_code == status
+        assert "multicrop_bytes_in_flight 0.0" in client.get("/metrics").text
 
 
 def test_limits_of_the_settings_reach_the_image(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The state machine alone: no threads, no clock."""
 
-from math import inf
+from collections.abc import Sequence
+from itertools import combinations
+from math import ceil, inf, log2
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.engine.queue import Batch, BatchQueue, Entry, State
+from service.engine.isolate import MAX_CULPRITS, isolate
+from service.engine.queue import Batch, BatchQueue, Entry, Segment, State
 from service.errors import DeadlineExceededError, QueueFullError
 
 SHAPE = (1, 1, 1)
@@ -157,9 +160,21 @@ def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
-    queue.offer([entry(1, deadline=3.5)], 0.0)
+    queue.offer([entry(1, deadline=15.5)], 0.0)  # 3 s of waiting, and 4 s: of who is before it, of its own, of one more
     with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
-        queue.offer([entry(1, deadline=3.5)], 0.0)
+        queue.offer([entry(1, deadline=15.5)], 0.0)
+
+
+def test_nobody_is_refused_by_a_prediction_while_nothing_waits() -> None:
+    """What was slow once is tried again."""
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100)
+    ready(queue, entry(4))
+    batch = queue.take()
+    assert batch is not None
+    queue.done(batch, 400.0)
+    queue.offer([entry(1, deadline=0.1)], 0.0)
+    with pytest.raises(QueueFullError):
+        queue.offer([entry(1, deadline=0.1)], 0.0)
 
 
 def test_a_deadline_already_past_is_its_own_error() -> None:
@@ -280,6 +295,74 @@ def test_what_continues_a_request_is_refused_by_its_deadline_alone() -> None:
         queue.offer([entry(1, deadline=5.0)], 5.0, admitted=True)
 
 
+def test_the_predicted_wait_counts_the_drawing_that_takers_do() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=200, lanes=2)
+    for seconds in (1.0, 3.0, 60.0):  # one odd image is no trend
+        queue.drew(seconds)
+    entries = [entry(150), entry(1), entry(1)]
+    for one in entries:
+        queue.offer([one], 0.0)
+    assert queue.predicted_wait() == pytest.approx(3 * 2.0 / 2)
+    with pytest.raises(QueueFullError, match=r"wait would be 3\.0 s"):
+        queue.offer([entry(1, deadline=2.5)], 0.0)
+    queue.offer([entry(1)], 0.0, filling=True)  # somebody else draws it
+    assert queue.predicted_wait() == pytest.approx(3.0)
+    queue.cancel(entries[1])
+    queue.take()
+    assert queue.predicted_wait() == pytest.approx(1.0)
+
+
+def test_a_first_slow_drawing_refuses_nobody() -> None:
+    queue = BatchQueue(max_batch_size=4, max_queue_size=100)
+    queue.drew(60.0)
+    queue.offer([entry(1)], 0.0)
+    queue.offer([entry(1, deadline=1.0)], 0.0)
+
+
+def alone(count: int) -> list[Segment]:
+    return [Segment(entry(1), 0, 1) for _ in range(count)]
+
+
+class Poison:
+    """A device that fails on any of some segments; what it was asked, and what it has finished."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.culprits = set(segments)
+        self.runs = 0
+        self.finished: set[Segment] = set()
+
+    def run(self, part: Sequence[Segment]) -> bool:
+        self.runs += 1
+        if works := self.culprits.isdisjoint(part):
+            self.finished.update(part)
+        return works
+
+
+@pytest.mark.parametrize(
+    ("size", "bad"), [(size, bad) for size in (1, 2, 3, 5, 8, 13) for bad in (1, 2, 3) if bad <= size]
+)
+def test_all_culprits_of_a_batch_and_nobody_else_are_found_within_the_budget(size: int, bad: int) -> None:
+    for where in combinations(range(size), bad):
+        segments = alone(size)
+        poison = Poison([segments[place] for place in where])
+        assert set(isolate(segments, poison.run)) == poison.culprits
+        assert poison.finished == set(segments) - poison.culprits
+        assert poison.runs <= bad * (ceil(log2(size)) + 1)
+
+
+def test_a_failure_that_does_not_come_again_fails_nobody() -> None:
+    runs: list[int] = []
+    assert isolate(alone(8), lambda part: not runs.append(len(part))) == []  # type: ignore[func-returns-value]
+    assert sum(runs) == 8, "each has run once"
+
+
+def test_a_device_that_fails_always_is_not_asked_for_every_entry() -> None:
+    runs: list[int] = []
+    segments = alone(64)
+    assert set(isolate(segments, lambda part: bool(runs.append(len(part))))) == set(segments)  # type: ignore[func-returns-value]
+    assert len(runs) <= MAX_CULPRITS * (6 + 1)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Whatever the order of calls: each view is run once or dropped, batches are legal, the count of views is right."""
 
@@ -298,36 +381,43 @@ class AnyOrder(RuleBasedStateMachine):
         sizes=st.lists(
             st.tuples(st.integers(1, 12), st.booleans(), st.sampled_from([1, 1, 2, 7])), min_size=1, max_size=3
         ),
-        priority=st.integers(0, 1),
+        priority=st.integers(-1, 1),
+        filling=st.booleans(),
         wait=st.sampled_from([0.5, 5.0, inf]),
         admitted=st.booleans(),
     )
-    def offer(self, sizes: list[tuple[int, bool, int]], priority: int, wait: float, admitted: bool) -> None:
+    def offer(
+        self, sizes: list[tuple[int, bool, int]], priority: int, filling: bool, wait: float, admitted: bool
+    ) -> None:
         wave = [
             entry(rows, priority=priority, deadline=self.now + wait, shape=(1, 2 if wide else 1, 1), cost=cost)
             for rows, wide, cost in sizes
         ]
         before, charge = self.queue.waiting, sum(rows * cost for rows, _, cost in sizes)
         try:
-            self.queue.offer(wave, self.now, admitted=admitted)
+            self.queue.offer(wave, self.now, filling=filling, admitted=admitted)
         except QueueFullError:
             assert not admitted
-            assert before + charge > 40 or self.queue.predicted_wait() > wait
+            assert before + charge > 40 or self.queue.predicted_answer() > wait
             assert self.queue.waiting == before
         else:
             assert admitted or not before or before + charge <= 40
             self.alive += wave
+            self.told.update(wave if filling else ())
             self.runs |= {one: [] for one in wave}
 
     @rule()
     def take(self) -> None:
+        waiting = [one for one in self.alive if one.untaken and one.state in (State.WAITING, State.READY)]
         batch = self.queue.take()
         if batch is None:
+            assert not waiting, "a lane would stand idle"
             return
         assert batch.cost == sum(segment.rows * segment.entry.cost for segment in batch.segments)
         assert batch.rows >= 1
         assert batch.cost <= 4 or batch.rows == 1
         assert len({segment.entry.shape for segment in batch.segments}) == 1
+        self._check_priorities(batch, waiting)
         for segment in batch.segments:
             assert segment.entry not in self.gone
             assert segment.entry.deadline > self.now
@@ -369,12 +459,21 @@ class AnyOrder(RuleBasedStateMachine):
             assert one.deadline <= self.now
             self._drop(one)
 
+    @rule(seconds=st.floats(0.0, 2.0))
+    def drew(self, seconds: float) -> None:
+        self.queue.drew(seconds)
+
+    def _check_priorities(self, batch: Batch, waiting: list[Entry]) -> None:
+        """The first of a batch has the highest priority of all that could be taken."""
+        assert batch.segments[0].entry.priority == max(one.priority for one in waiting)
+
     def _drop(self, one: Entry) -> None:
         self.gone.add(one)
         self.alive.remove(one)
 
     @invariant()
     def counts(self) -> None:
+        assert self.queue._undrawn == sum(one.state is State.WAITING for one in self.alive)
         assert self.queue.waiting == sum((one.rows - len(self.runs[one])) * one.cost for one in self.alive)
 
 

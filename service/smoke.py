@@ -1,0 +1,24 @@
+"""`python -m service.smoke HEIGHT WIDTH CHANNELS < model.onnx`: opens a graph and runs a view, in a process of its own.
+
+A graph that the runtime cannot even refuse ends this process and not the server, which looks at nothing but that.
+"""
+
+import contextlib
+import os
+import sys
+
+POLITE = 10
+"""Niceness: the server answers meanwhile."""
+
+
+def main() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # not on every system
+        os.nice(POLITE)
+    from service.engine.backend import CPU_BATCH_MACS, CpuBackend  # noqa: PLC0415 that, too, only politely
+
+    height, width, channels = map(int, sys.argv[1:])
+    CpuBackend(sys.stdin.buffer.read(), CPU_BATCH_MACS).warm((height, width, channels))
+
+
+if __name__ == "__main__":
+    main()

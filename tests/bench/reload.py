@@ -1,0 +1,242 @@
+"""What swaps under load cost: A to B and back, while clients in a closed loop send one image after the other.
+
+    python tests/bench/reload.py [--models REPOSITORY NAME] [--clients 50] [--swaps 200] [--rest 0.2]
+
+The server is a process of its own, and so are the clients (plain sockets); without --models the two versions are tiny
+graphs. A and B are the two smallest versions; a swap writes `versions = [N]` into serving.toml and asks for a reload.
+Every answer is checked: its digest is that of its version. Prints a table and writes JSON.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import multiprocessing
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, cast
+from urllib.request import Request, urlopen
+
+import numpy as np
+from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from bundle import store
+from fakes import write_colour_bundle
+
+Answer = tuple[float, float, int, int | None, str | None]
+"""Begun, seconds, status, version, digest."""
+
+
+@dataclass(frozen=True)
+class Result:
+    clients: int
+    swaps: int
+    swap_median_ms: float
+    answers: int
+    failed: int
+    mixed: int
+    steady_p50_ms: float
+    steady_p99_ms: float
+    during_p50_ms: float
+    during_p99_ms: float
+    during_max_ms: float
+    steady_per_second: float
+    during_per_second: float
+    rss_before_mib: float
+    rss_after_mib: float
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").resize((32, 32)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def clients(port: int, name: str, count: int, ended: Event, found: "multiprocessing.Queue[list[Answer]]") -> None:
+    """`count` connections, each with one request at a time, in one thread: 64 connections upset httpx's pool."""
+    body = picture()
+    head = f"POST /v1/models/{name}:classify HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+    request, answers = head.encode() + body, list[Answer]()
+    selector = selectors.DefaultSelector()
+    for _ in range(count):
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        state = {"begun": time.monotonic(), "buffer": b""}
+        connection.sendall(request)
+        selector.register(connection, selectors.EVENT_READ, state)
+    while count:
+        for key, _ in selector.select():
+            connection, state = cast(socket.socket, key.fileobj), key.data
+            received = connection.recv(1 << 16)
+            state["buffer"] += received
+            answer = parse(state["buffer"])
+            if received and answer is None:
+                continue
+            now = time.monotonic()
+            answers.append((state["begun"], now - state["begun"], *(answer or (0, None, None))))
+            state.update(begun=now, buffer=b"")
+            if not received or ended.is_set():
+                selector.unregister(connection)
+                count -= 1
+            else:
+                connection.sendall(request)
+    found.put(answers)
+
+
+def parse(buffer: bytes) -> tuple[int, int | None, str | None] | None:
+    """Status, version and digest of a whole answer."""
+    head, separator, body = buffer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    if not separator or length is None or len(body) < int(length[1]):
+        return None
+    said = json.loads(body)
+    return int(head.split()[1]), said.get("version"), said.get("digest")
+
+
+def start(repository: Path) -> tuple[subprocess.Popen[str], int]:
+    """A ready server and its port."""
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "run",
+        "--repository",
+        str(repository),
+        "--port",
+        "0",
+        "--admin",
+    ]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert server.stderr is not None
+    lines = iter(server.stderr.readline, "")
+    port = next(int(found[1]) for line in lines if (found := re.search(r"http://[\d.]+:(\d+)", line)))
+    threading.Thread(target=lambda: list(lines), daemon=True).start()  # an unread pipe would block the server
+    while not any(version["state"] == "READY" for model in ask(port, "GET")["models"] for version in model["versions"]):
+        time.sleep(0.05)
+    return server, port
+
+
+def ask(port: int, method: str, path: str = "") -> Any:
+    with urlopen(Request(f"http://127.0.0.1:{port}/v1/repository{path}", method=method), timeout=60) as answer:
+        return json.load(answer)
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def swap_all(port: int, folder: Path, versions: list[int], options: argparse.Namespace) -> list[float]:
+    """The seconds of each swap."""
+    seconds = []
+    for turn in range(options.swaps):
+        (folder / "serving.toml").write_text(f"versions = [{versions[(turn + 1) % 2]}]")
+        begun = time.monotonic()
+        changes = ask(port, "POST", "/reload")["changes"]
+        seconds.append(time.monotonic() - begun)
+        assert [change["outcome"] for change in changes] == ["loaded", "retired"], changes
+        time.sleep(options.rest)
+    return seconds
+
+
+def measure(repository: Path, name: str, options: argparse.Namespace) -> Result:
+    versions = store.versions(repository, name)[:2]
+    digests = {
+        number: hashlib.sha256((repository / name / str(number) / store.MANIFEST).read_bytes()).hexdigest()
+        for number in versions
+    }
+    (repository / name / "serving.toml").write_text(f"versions = [{versions[0]}]")
+    server, port = start(repository)
+    context = multiprocessing.get_context("spawn")
+    ended, found = context.Event(), context.Queue()
+    try:
+        sender = context.Process(target=clients, args=(port, name, options.clients, ended, found), daemon=True)
+        sender.start()
+        time.sleep(3.0)  # the clients' imports, and the first answers
+        steady = time.monotonic()
+        time.sleep(options.steady)
+        before, first = resident(server.pid), time.monotonic()
+        seconds = swap_all(port, repository / name, versions, options)
+        last = time.monotonic()
+        time.sleep(1.0)
+        after = resident(server.pid)
+        ended.set()
+        answers: list[Answer] = found.get()
+        sender.join()
+    finally:
+        server.terminate()
+        server.wait()
+    return tell(answers, digests, (steady, first, last), seconds, (before, after), options.clients)
+
+
+def tell(
+    answers: list[Answer],
+    digests: dict[int, str],
+    times: tuple[float, float, float],
+    seconds: list[float],
+    memory: tuple[float, float],
+    count: int,
+) -> Result:
+    steady, first, last = times
+    quiet = 1000 * np.array([answer[1] for answer in answers if steady <= answer[0] and answer[0] + answer[1] <= first])
+    during = 1000 * np.array([answer[1] for answer in answers if first <= answer[0] + answer[1] and answer[0] <= last])
+    good = [answer for answer in answers if answer[2] == HTTPStatus.OK]
+    return Result(
+        clients=count,
+        swaps=len(seconds),
+        swap_median_ms=1000 * float(np.median(seconds)),
+        answers=len(answers),
+        failed=len(answers) - len(good),
+        mixed=sum(digests.get(version or 0) != digest for *_, version, digest in good),
+        steady_p50_ms=float(np.percentile(quiet, 50)),
+        steady_p99_ms=float(np.percentile(quiet, 99)),
+        during_p50_ms=float(np.percentile(during, 50)),
+        during_p99_ms=float(np.percentile(during, 99)),
+        during_max_ms=float(during.max()),
+        steady_per_second=len(quiet) / (first - steady),
+        during_per_second=len(during) / (last - first),
+        rss_before_mib=memory[0],
+        rss_after_mib=memory[1],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs=2, metavar=("REPOSITORY", "NAME"))
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--swaps", type=int, default=200)
+    parser.add_argument("--rest", type=float, default=0.2, help="seconds between two swaps")
+    parser.add_argument("--steady", type=float, default=10.0, help="seconds before the first swap")
+    parser.add_argument("--json", type=Path, default=Path("build/reload.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        repository, name = Path(folder), "colours"
+        if options.models:
+            name = options.models[1]
+            shutil.copytree(Path(options.models[0]) / name, repository / name)
+        else:
+            for scale in (1.0, 2.0):
+                write_colour_bundle(repository, name, scale=scale)
+        result = measure(repository, name, options)
+    for key, value in asdict(result).items():
+        print(f"{key:>20}  {value:.4g}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(asdict(result), indent=1))
+
+
+if __name__ == "__main__":
+    main()
