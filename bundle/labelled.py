@@ -39,6 +39,13 @@ class Example:
     """The index of the class."""
 
 
+def png(image: Pixels) -> bytes:
+    """One image, uint8 [height, width] or [height, width, 3], as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 class _Images(Protocol):
     def name(self, place: int) -> str: ...
 
@@ -73,9 +80,7 @@ class _Arrays:
         return str(place)
 
     def encoded(self, place: int) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(self.images[place]).save(buffer, "PNG")
-        return buffer.getvalue()
+        return png(self.images[place])
 
     def content(self, place: int) -> bytes:
         image: Pixels = self.images[place]

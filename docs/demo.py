@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 
 from bundle import store
-from export.data import digits, png
+from bundle.labelled import png
+from export.data import digits
 
 ADDRESS = "http://127.0.0.1:8000"
 MODEL = "lenet5"

@@ -1,11 +1,9 @@
 """The data that networks are trained on here: scikit-learn's handwritten digits, 1,797 images of 8 x 8."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -48,10 +46,3 @@ def digits(seed: int = SPLIT_SEED) -> Split:
     rest, test = train_test_split(everything, test_size=0.2, random_state=seed, stratify=classes)
     train, validation = train_test_split(rest, test_size=0.25, random_state=seed, stratify=classes[rest])
     return Split(*(Part(images[part], classes[part].astype(np.int64)) for part in (train, validation, test)))
-
-
-def png(image: Pixels) -> bytes:
-    """One image, [height, width] or [height, width, 3], as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

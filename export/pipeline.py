@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from bundle.errors import BundleError, BundleExistsError
+from bundle.labelled import png
 from bundle.manifest import Evaluation, Folding, Manifest, Parity
 from bundle.preprocess import Pixels
 from bundle.store import GOLDEN, LABELS, MODEL, check_name, parse_labels, write_bundle
 from export.architectures import Architecture, find
 from export.convolutional import explicit, sliding
 from export.cost import count_macs, find_costs
-from export.data import DIGITS, digits, png
+from export.data import DIGITS, digits
 from export.errors import ExportError, GraphError, ParityError
 from export.evaluate import evaluate
 from export.exporters import EXPORTERS

@@ -13,8 +13,9 @@ from PIL import Image
 
 from bundle import store
 from bundle.aggregate import Average
+from bundle.labelled import png
 from export import architectures, pipeline
-from export.data import digits, png
+from export.data import digits
 from export.evaluate import evaluate
 from export.graph import Normalize
 from export.jobs import FreezeJob, TrainJob

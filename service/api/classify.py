@@ -14,6 +14,7 @@ from service.api import body
 from service.api.context import CLIENT_CLOSED_REQUEST, RegistryDep, RequestIdDep, SettingsDep
 from service.api.errors import Problem, documented, to_problem
 from service.api.gate import caller_of
+from service.api.left import unless_left
 from service.classify import check, classify
 from service.errors import InvalidParameterError
 from service.logs import Told
@@ -227,20 +228,8 @@ async def _each(
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, BaseModel]) -> Response:
-    """The answer as JSON; when the client leaves first, the work is cancelled and its views leave the queue."""
-    task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return Response(task.result().model_dump_json(), media_type="application/json")
-    finally:
-        task.cancel()
-        left.cancel()
-
-
-async def _left(request: Request) -> None:
-    """Returns when the client has closed the connection; its body is read already."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    """The answer as JSON, or 499 for nobody."""
+    answer = await unless_left(request, work)
+    if answer is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
 from bundle.preprocess import Pixels
+from service.api.body import strict_json
 from service.api.v2_types import Request, RequestInput
 from service.errors import BodyTooLargeError, InferenceRequestError, InvalidTensorError, MediaTypeError, TensorSizeError
 
@@ -101,9 +102,8 @@ def read(kind: type[Asked], content: bytes | memoryview) -> Asked:
     if len(content) > MAX_JSON_BYTES:
         raise BodyTooLargeError(f"the JSON has more than {MAX_JSON_BYTES} bytes; send tensors in binary form behind it")
     try:
-        text = str(content, "utf-8")
-        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        value = strict_json(content)
+    except ValueError as error:
         raise InferenceRequestError(
             "the body is not JSON in UTF-8 (where tensors follow it, Inference-Header-Content-Length says its length)"
         ) from error
@@ -188,17 +188,6 @@ def write(head: dict[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int |
     text = json.dumps({**head, "outputs": described}, separators=(",", ":"), allow_nan=False).encode()
     behind = [blob for blob in blobs if blob is not None]
     return b"".join([text, *behind]), len(text) if behind else None
-
-
-def _no_number(_: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are no JSON")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
 
 
 def _flat(tensor: RequestInput, data: list[Any]) -> list[Any]:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from export.data import digits, png
+from bundle.labelled import png
+from export.data import digits
 
 
 def test_the_split_is_60_20_20_without_overlap() -> None:

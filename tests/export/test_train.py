@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.labelled import png
 from bundle.store import open_bundle
 from export import train
 from export.architectures import find
-from export.data import digits, png
+from export.data import digits
 from export.errors import ExportError
 from export.evaluate import evaluate
 from export.graph import serialize, to_onnx
