@@ -51,6 +51,7 @@ def measure(
     average: Average | None = None,
     stop: str = "never",
     calibrations: Mapping[str, Calibration] | None = None,
+    runner: Runner | None = None,
     answered: Callable[[], object] = lambda: None,
 ) -> Measurement:
     """Asks a bundle for every image with the views of a plan, on as many cores as torch uses.
@@ -64,6 +65,7 @@ def measure(
         average: over the views; the plan's own, or probabilities, when None.
         stop: see `StopOption.parse`.
         calibrations: of the bundle by the name of the plan, for `stop=confident`.
+        runner: of the bundle, where there are several plans to measure; one is opened when None.
         answered: called after each image, in this thread.
 
     Raises:
@@ -72,9 +74,9 @@ def measure(
         LabelledError: a file of the data is gone.
     """
     how, rule = choose(bundle, plan, average, stop, calibrations)
-    runner, digest = Runner(bundle.model, bundle.manifest.input), data.digest()
+    asked, digest = runner or Runner(bundle.model, bundle.manifest.input), data.digest()
     started = time.perf_counter()
-    found = list(_each(data, lambda image: runner.answer(image, plan, rule, how), answered))
+    found = list(_each(data, lambda image: asked.answer(image, plan, rule, how), answered))
     seconds = time.perf_counter() - started
     answers = tuple(None if isinstance(answer, Unread) else answer for answer in found)
     read, unread = [answer for answer in answers if answer], _unread(data, found)

@@ -11,6 +11,7 @@ from bundle.plan import Plan
 from bundle.store import Bundle
 from export.evaluate import Measurement, Unread, choose, measure
 from export.jobs import EvaluateJob
+from export.runner import Runner
 from export.target import Target, find_bundle
 
 
@@ -27,9 +28,9 @@ def tell(job: EvaluateJob) -> str:
     for plan in plans:
         choose(target.bundle, plan, job.average, job.stop, calibrations)
     keep(target.folder, target.bundle.digest, [])  # whether it can be is seen before hours of work, not after
-    found = []
+    found, runner = [], Runner(target.bundle.model, target.bundle.manifest.input)
     for plan in plans:
-        found.append(_measure(job, target.bundle, data, plan, calibrations))
+        found.append(_measure(job, target.bundle, data, plan, calibrations, runner))
         path = keep(target.folder, target.bundle.digest, [found[-1].accuracy])  # of what is finished nothing is lost
     rows = table(measurement.accuracy for measurement in found)
     return "\n".join([heading(target, data), rows, *complaints(found[0].unread, "counted as wrong"), f"kept in {path}"])
@@ -49,7 +50,12 @@ def complaints(unread: Sequence[Unread], fate: str) -> list[str]:
 
 
 def _measure(
-    job: EvaluateJob, bundle: Bundle, data: Labelled, plan: Plan, calibrations: Mapping[str, Calibration]
+    job: EvaluateJob,
+    bundle: Bundle,
+    data: Labelled,
+    plan: Plan,
+    calibrations: Mapping[str, Calibration],
+    runner: Runner,
 ) -> Measurement:
     with tqdm(total=len(data), desc=plan.name, unit="image", disable=None) as bar:
         return measure(
@@ -59,5 +65,6 @@ def _measure(
             average=job.average,
             stop=job.stop,
             calibrations=calibrations,
+            runner=runner,
             answered=bar.update,
         )

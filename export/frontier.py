@@ -115,10 +115,14 @@ def _measure(combinations: Sequence[Combination], data: Labelled) -> tuple[list[
     """Measures one after the other, and keeps each result beside its bundle; also how many images are unreadable."""
     first = data[0].image
     costs = [_seconds(each, first) for each in combinations]
-    found, unread = [], 0
+    found: list[Configuration] = []
+    unread = 0
+    runner: Runner | None = None
     with _progress(sum(costs) * len(data)) as bar:
         for each, cost in zip(combinations, costs, strict=True):
             bundle = each.target.bundle
+            if runner is None or bundle.digest != found[-1].digest:  # one session a bundle, one at a time
+                runner = Runner(bundle.model, bundle.manifest.input)
             bar.set_description_str(f"{each.target.name} {each.plan.name}")
             measurement = measure(
                 bundle,
@@ -127,11 +131,12 @@ def _measure(combinations: Sequence[Combination], data: Labelled) -> tuple[list[
                 average=each.average,
                 stop=each.stop,
                 calibrations=each.calibrations,
+                runner=runner,
                 answered=partial(bar.update, cost),
             )
             keep(each.target.folder, bundle.digest, [measurement.accuracy])
             unread = max(unread, len(measurement.unread))
-            runner, some = Runner(bundle.model, bundle.manifest.input), _some(data, measurement)
+            some = _some(data, measurement)
             found.append(
                 Configuration(
                     model=bundle.name,
