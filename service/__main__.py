@@ -12,10 +12,10 @@ from pydantic_settings import CliApp, CliSubCommand, SettingsConfigDict
 from bundle.accuracy import Accuracy, table
 from bundle.beside import write_text
 from bundle.errors import LabelledError
-from service.bulk import ClassifyJob, classify_files, take_paths
 from service.client import ClientError
-from service.evaluate import Evaluated, EvaluateJob, evaluate
-from service.output import OutputError
+from service.commands.bulk import ClassifyJob, classify_files, take_paths
+from service.commands.evaluate import Evaluated, EvaluateJob, evaluate
+from service.commands.output import OutputError
 from service.settings import Settings
 
 

@@ -18,7 +18,7 @@ from bundle.render import Scaled
 from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
 from service.engine.batcher import Batcher
-from service.engine.queue import Entry, Scores
+from service.engine.entry import Entry, Scores
 from service.work import Work, cost_of
 
 Result = TypeVar("Result")

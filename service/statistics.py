@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from service.engine.backend import Backend, Provider
-from service.engine.queue import Pixels, Scores, Shape
+from service.engine.entry import Pixels, Scores, Shape
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from bundle.manifest import Input
 from bundle.preprocess import Pixels
 from bundle.views import Size
 from service.answer import Seconds
-from service.engine.queue import Entry, Scores
+from service.engine.entry import Entry, Scores
 from service.errors import InvalidTensorError, WorkLimitError
 from service.model import ServedModel
 from service.work import cost_of

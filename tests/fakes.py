@@ -11,7 +11,7 @@ from bundle import store
 from bundle.golden import TOLERANCE, Golden
 from bundle.manifest import Folding, Input, Manifest, Parity, ParityCase, Source
 from service.engine.backend import Provider
-from service.engine.queue import Pixels, Scores, Shape
+from service.engine.entry import Pixels, Scores, Shape
 
 COLOURS = ("red", "green", "blue")
 

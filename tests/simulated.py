@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf, log2
 
+from service.engine.entry import Batch, Entry, Segment, State
 from service.engine.isolate import MAX_CULPRITS, searching
-from service.engine.queue import Batch, BatchQueue, Entry, Segment, State
+from service.engine.queue import BatchQueue
 from service.errors import DeadlineExceededError, QueueFullError
 
 Steps = Generator[float, None, None]

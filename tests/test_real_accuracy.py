@@ -21,7 +21,7 @@ from export.jobs import FreezeJob
 from labelling import CIFAR, rows
 from live import serve
 from service.client import Client
-from service.evaluate import EvaluateJob, evaluate
+from service.commands.evaluate import EvaluateJob, evaluate
 from service.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from service.engine.queue import Pixels, Scores, Shape
+from service.engine.entry import Pixels, Scores, Shape
 from service.errors import ProviderError
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from concurrent.futures import Executor, Future, InvalidStateError
 import numpy as np
 
 from service.engine.backend import Backend
+from service.engine.entry import Batch, Entry, Scores, Segment, Shape, spent
 from service.engine.isolate import isolate
-from service.engine.queue import Batch, BatchQueue, Entry, Scores, Segment, Shape, spent
+from service.engine.queue import BatchQueue
 from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
 from service.metrics import ModelMetrics
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 
-from service.engine.queue import Segment
+from service.engine.entry import Segment
 
 MAX_CULPRITS = 4
 """After that many the device itself is at fault, and what is left of a batch fails with them."""

@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from fakes import FakeBackend
 from service.engine.batcher import Batcher
-from service.engine.queue import Entry, Pixels
+from service.engine.entry import Entry, Pixels
 from service.metrics import Metrics
 
 DEVICE_SECONDS = 0.005

@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from fakes import FakeBackend
 from service.engine.batcher import Batcher
-from service.engine.queue import Entry, Pixels, Scores
+from service.engine.entry import Entry, Pixels, Scores
 from service.errors import DeadlineExceededError, QueueFullError
 from service.metrics import Metrics
 

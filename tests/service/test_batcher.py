@@ -11,7 +11,7 @@ import pytest
 
 from fakes import FakeBackend
 from service.engine.batcher import Batcher
-from service.engine.queue import Entry, Pixels, Scores
+from service.engine.entry import Entry, Pixels, Scores
 from service.errors import BackendError, DeadlineExceededError, QueueFullError, ShuttingDownError
 from service.metrics import Metrics
 

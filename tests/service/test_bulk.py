@@ -22,12 +22,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from service import exchange
 from service.__main__ import main
-from service.bulk import ClassifyJob, find, take_paths
-from service.client import Prediction
-from service.output import OutFile, OutputError
-from service.report import Csv, Fault, Format, JsonLines, Row, spell
+from service.client import Prediction, exchange
+from service.commands.bulk import ClassifyJob, find, take_paths
+from service.commands.output import OutFile, OutputError
+from service.commands.report import Csv, Fault, Format, JsonLines, Row, spell
 from stub import Asked, Reply, problem, serving
 
 Answering = Callable[[Asked], Reply]
@@ -573,7 +572,7 @@ def test_what_cannot_be_read_costs_its_line(tmp_path: Path, monkeypatch: pytest.
     folder = write(tmp_path / "some", ["a.png", "large.png"])
     os.mkfifo(folder / "pipe.png")
     (folder / "hanging.png").symlink_to("nowhere")
-    monkeypatch.setattr("service.bulk.MAX_BYTES", 8)
+    monkeypatch.setattr("service.commands.bulk.MAX_BYTES", 8)
     status, lines, asked = run(answer, folder)
     assert (status, [one.body for one in asked]) == (1, [b"a.png"])
     assert {Path(line["file"]).name: line.get("error") for line in lines} == {

@@ -13,8 +13,8 @@ import pytest
 
 from fakes import COLOURS, write_colour_bundle
 from live import serve
-from service import exchange as module
 from service.client import AsyncClient, Client, ClientError
+from service.client import exchange as module
 from service.settings import Settings
 from stub import Asked, Reply, problem, serving
 

@@ -24,7 +24,7 @@ from samples import manifest
 from service import model
 from service.answer import Answered
 from service.engine.backend import CpuBackend
-from service.engine.queue import Pixels, Scores
+from service.engine.entry import Pixels, Scores
 from service.ensemble import Ensemble, EnsembleMember
 from service.errors import QueueFullError
 from service.model import ServedModel

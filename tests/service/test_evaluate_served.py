@@ -20,9 +20,9 @@ from PIL import Image
 from bundle.accuracy import Accuracy
 from fakes import COLOURS, write_colour_bundle
 from live import encode, serve
-from service import exchange
 from service.__main__ import main
-from service.evaluate import EvaluateJob
+from service.client import exchange
+from service.commands.evaluate import EvaluateJob
 from service.settings import Settings
 from stub import Asked, Reply, problem, serving
 

@@ -26,7 +26,7 @@ from samples import manifest
 from service import look as module
 from service.answer import Seconds
 from service.engine.batcher import Batcher
-from service.engine.queue import Entry, Pixels, Scores
+from service.engine.entry import Entry, Pixels, Scores
 from service.errors import BackendError
 from service.look import Drawing, Looked, look
 from service.metrics import Metrics

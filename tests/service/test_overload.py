@@ -15,7 +15,7 @@ from fakes import write_colour_bundle
 from live import encode, serve
 from service import model
 from service.engine.backend import CpuBackend
-from service.engine.queue import Pixels, Scores
+from service.engine.entry import Pixels, Scores
 from service.settings import Settings
 
 RED = encode(Image.new("RGB", (8, 8), "red"))

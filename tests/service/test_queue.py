@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from service.engine.entry import Batch, Entry, Segment, State
 from service.engine.isolate import MAX_CULPRITS, isolate
-from service.engine.queue import Batch, BatchQueue, Entry, Segment, State
+from service.engine.queue import BatchQueue
 from service.errors import DeadlineExceededError, QueueFullError
 
 SHAPE = (1, 1, 1)

@@ -26,7 +26,7 @@ from bundle.serving import read_serving
 from fakes import write_colour_bundle
 from live import encode
 from service import loading
-from service.engine.queue import Entry
+from service.engine.entry import Entry
 from service.errors import ModelNotFoundError, ModelNotReadyError, ShuttingDownError
 from service.metrics import Metrics
 from service.model import ServedModel

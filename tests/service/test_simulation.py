@@ -5,7 +5,8 @@ from collections import Counter, OrderedDict
 import pytest
 
 from service.engine import queue
-from service.engine.queue import BatchQueue, Entry
+from service.engine.entry import Entry
+from service.engine.queue import BatchQueue
 from simulated import BrokenError, Simulation
 
 SEEDS = 300

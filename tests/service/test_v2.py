@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 from fakes import FakeBackend, write_colour_bundle
 from live import encode, serve
 from service import model
-from service.engine.queue import Pixels, Scores
+from service.engine.entry import Pixels, Scores
 from service.settings import Settings
 
 Plain = Callable[..., bytes]

@@ -17,7 +17,7 @@ from fakes import FakeBackend, write_colour_bundle
 from live import serve
 from service import model
 from service.api.v2_codec import MAX_JSON_BYTES
-from service.engine.queue import Pixels, Scores
+from service.engine.entry import Pixels, Scores
 from service.settings import Settings
 
 INFER = "/v2/models/colours/infer"

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from bundle.accuracy import TOP, Accuracy
 from bundle.errors import LabelledError
 from bundle.labelled import Labelled, open_labelled
-from service.asking import ServerJob, in_order, named, of_the_image, threads
 from service.client import Client, ClientError, Looks, Prediction
+from service.commands.asking import ServerJob, in_order, named, of_the_image, threads
 
 OWN = "its own views"
 """What is asked for when no plan is named."""

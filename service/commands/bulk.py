@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from tqdm import tqdm
 
-from service.asking import ServerJob, in_order, named, of_the_image, threads
 from service.client import Client, ClientError, Prediction
-from service.exchange import Options
-from service.output import OutFile, Output, OutputError, Terminal
-from service.report import Csv, Fault, Format, JsonLines, Kind, Lines, Row, Table, spell
+from service.client.exchange import Options
+from service.commands.asking import ServerJob, in_order, named, of_the_image, threads
+from service.commands.output import OutFile, Output, OutputError, Terminal
+from service.commands.report import Csv, Fault, Format, JsonLines, Kind, Lines, Row, Table, spell
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 """Of the images that a folder is searched for, in any case."""

@@ -10,25 +10,14 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from service import exchange
-from service.exchange import Again, Answer, ClientError, Exchange, Options, Question
-from service.received import Geometry, Looks, Member, ModelInfo, ModelSummary, Prediction, Score, VersionInfo, View
-
-__all__ = [
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "Geometry",
-    "Looks",
-    "Member",
-    "ModelInfo",
-    "ModelSummary",
-    "Options",
-    "Prediction",
-    "Score",
-    "VersionInfo",
-    "View",
-]
+from service.client import exchange
+from service.client.exchange import Again, Answer, Exchange, Options, Question
+from service.client.received import (
+    Geometry,
+    ModelInfo,
+    ModelSummary,
+    Prediction,
+)
 
 
 class Client:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, Secr
 from bundle.aggregate import Average
 from bundle.stop import StopOption
 from service.client import Client, ClientError
-from service.exchange import authorization
+from service.client.exchange import authorization
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from bundle.aggregate import Average
-from service.received import Geometry, ModelInfo, ModelList, Prediction, Problem
+from service.client.received import Geometry, ModelInfo, ModelList, Prediction, Problem
 from service.work import Merge
 
 BUSY_TRIES = 30

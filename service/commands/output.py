@@ -11,7 +11,7 @@ from typing import IO, Protocol, Self
 
 from tqdm import tqdm
 
-from service.report import Asked, Format
+from service.commands.report import Asked, Format
 
 
 class OutputError(Exception):

@@ -1,0 +1,1 @@
+"""The commands of `multicrop-service` that ask a running server."""
