@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,15 @@ from bundle.preprocess import probe
 from bundle.serving import ENSEMBLE, EnsembleFile, Member
 from bundle.stop import StopOption
 from service.answer import Answered, MemberAnswered, Seconds
-from service.errors import InvalidParameterError, ServiceError, UnknownViewsError
+from service.errors import DeadlineExceededError, InvalidParameterError, ServiceError, UnknownViewsError
 from service.look import together
 from service.model import ServedModel
 from service.work import Asked, Bounds, Work, check_work
 
 logger = logging.getLogger(__name__)
+
+LAST_SECONDS = 0.05
+"""Before the deadline, for what the other members said to be averaged and sent; less of a short one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Ensemble:
 
         A member that fails fails the answer, or with `partial` is left out; when all fail, so does the answer.
         """
+        if self.partial:
+            deadline -= min(LAST_SECONDS, bounds.timeout / 20)
         works = await asyncio.to_thread(self._prepare, image, asked, bounds)
         answers = await together(
             self._ask(member, image, work, bounds, deadline) for member, work in zip(self.members, works, strict=True)
@@ -86,9 +92,14 @@ class Ensemble:
     ) -> Answered | Exception:
         """What is wrong with the image is wrong for all members; other failures may be this one's alone."""
         try:
-            return await member.model.run(image, work, bounds, deadline)
+            if not self.partial:
+                return await member.model.run(image, work, bounds, deadline)
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await member.model.run(image, work, bounds, deadline)
         except ImageError:
             raise
+        except TimeoutError:
+            return DeadlineExceededError(f"{member.model.name} had no answer in time; allow the request more")
         except Exception as error:
             if not self.partial:
                 raise

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from math import inf
 
 from service.engine.entry import Batch, Entry, Segment, State
+from service.engine.times import RunTimes
 from service.errors import DeadlineExceededError, QueueFullError
 
 DRAWINGS = 16
@@ -41,8 +42,7 @@ class BatchQueue:
         """What is offered and not taken."""
         self._lanes = lanes
         self._quantum = quantum or max(max_batch_size // 8, 1)
-        self._seconds_per_view = 0.0
-        self._seconds_per_run = 0.0
+        self._times = RunTimes(max_batch_size)
         self._undrawn = 0
         """Entries that a taker has to fill."""
         self._drawings: deque[float] = deque(maxlen=DRAWINGS)
@@ -129,10 +129,7 @@ class BatchQueue:
 
     def done(self, batch: Batch, seconds: float) -> list[Entry]:
         """Notes that a batch has run for `seconds` on the device; returns the entries that are complete now."""
-        per_view = seconds / max(batch.cost, 1)
-        learned = 0.2 if self._seconds_per_view else 1.0
-        self._seconds_per_view += (per_view - self._seconds_per_view) * learned
-        self._seconds_per_run += (seconds - self._seconds_per_run) * learned
+        self._times.learn(batch.cost, seconds)
         complete = []
         for segment in batch.segments:
             entry = segment.entry
@@ -144,16 +141,16 @@ class BatchQueue:
         return complete
 
     def predicted_wait(self) -> float:
-        """Seconds until a view offered now would be taken, from what views and drawings took; 0 before any run."""
-        run = self.waiting * self._seconds_per_view
-        return (run + self._undrawn * self._seconds_per_drawing()) / self._lanes
+        """Seconds until a view offered now would be taken, from what batches and drawings took; 0 before any run."""
+        drawing = self._undrawn * self._seconds_per_drawing()
+        return (self._times.of(self.waiting) + drawing) / self._lanes
 
     def predicted_answer(self) -> float:
         """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself.
 
         A run more, since a queue that is filled up to the deadline answers half of its views after it.
         """
-        return self.predicted_wait() + 3 * self._seconds_per_run if self.waiting else 0.0
+        return self.predicted_wait() + 3 * self._times.usual if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""

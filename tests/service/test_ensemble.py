@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -313,3 +314,30 @@ def test_a_member_that_fails(tmp_path: Path, repository: Path, failing: Callable
         assert (damaged.status_code, damaged.json()["code"]) == (422, "image_truncated")
         failing(0)
         assert vector(ask(client, "some")) == pytest.approx(before)
+
+
+def test_a_member_that_hangs_costs_its_own_part_alone(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, released = threading.Event(), threading.Event()
+
+    class Hanging(CpuBackend):
+        def run(self, images: Pixels) -> Scores:
+            if images.shape[1] == 16 and hangs.is_set():  # large
+                released.wait(20)
+            return super().run(images)
+
+    monkeypatch.setattr(model, "open_backend", lambda graph, macs, *_: Hanging(graph, macs))
+    for name in ("small", "large"):
+        shutil.copytree(repository / name, tmp_path / name)
+    write_ensembles(tmp_path, {"whole": FILES["equal"], "some": f"partial = true\n{FILES['equal']}"})
+    with serve(Settings(repository=tmp_path, port=0)) as client:
+        hangs.set()
+        try:
+            answer = ask(client, "some", timeout_ms=1000)
+            assert [one["weight"] for one in answer["members"]] == [1.0, 0.0]
+            assert answer["members"][1]["problem"]["code"] == "deadline_exceeded"
+            refused = client.post("/v1/models/whole:classify", content=PHOTO, params={"timeout_ms": 300})
+            assert (refused.status_code, refused.json()["code"]) == (504, "deadline_exceeded")
+        finally:
+            released.set()
