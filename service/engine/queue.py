@@ -148,9 +148,10 @@ class BatchQueue:
     def predicted_answer(self) -> float:
         """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself.
 
-        A run more, since a queue that is filled up to the deadline answers half of its views after it.
+        Two runs more, since a queue that is filled up to the deadline would answer half of its views after it, and
+        batches are not always full: see docs/benchmarks.md.
         """
-        return self.predicted_wait() + 3 * self._times.usual if self.waiting else 0.0
+        return self.predicted_wait() + 4 * self._times.usual if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""

@@ -161,9 +161,9 @@ def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
-    queue.offer([entry(1, deadline=15.5)], 0.0)  # 3 s of waiting, and 4 s: of who is before it, of its own, of one more
+    queue.offer([entry(1, deadline=19.5)], 0.0)  # 3 s of waiting, and 4 runs of 4 s: before it, its own, and two more
     with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
-        queue.offer([entry(1, deadline=15.5)], 0.0)
+        queue.offer([entry(1, deadline=19.5)], 0.0)
 
 
 def test_nobody_is_refused_by_a_prediction_while_nothing_waits() -> None:
