@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from service.api import admin, classify, errors, health, models, v2, v2_repository, views
 from service.api.context import RequestContext
-from service.api.gate import Gate
+from service.api.gate import Gate, declare
 from service.api.inflight import BytesInFlight
 from service.auth import KeyFile
 from service.metrics import Metrics
@@ -53,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BytesInFlight, most=settings.max_bytes_in_flight, gauge=metrics.bytes_in_flight)
     if keys is not None:
         app.add_middleware(Gate, keys=keys)
+        declare(app)
     app.add_middleware(RequestContext, metrics=metrics)
     for module in (classify, models, views, health, v2_repository, v2):
         app.include_router(module.router)

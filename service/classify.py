@@ -30,6 +30,10 @@ class Classifier(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...
 
+    @property
+    def usual_timeout(self) -> float | None:
+        """Seconds, of requests that name none; None leaves it to the server."""
+
     def check(self, asked: Asked) -> None:
         """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
 

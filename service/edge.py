@@ -9,14 +9,17 @@ import asyncio
 import json
 import re
 import uuid
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from prometheus_client import Counter
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.logs import Told, log_request
+from service.metrics import Metrics
 from service.settings import Settings
 
 MAX_HEADER_BYTES = 32 << 10
@@ -28,6 +31,8 @@ CHUNK_BYTES = 16
 """What the framing of a chunk may take."""
 CLOSE_SECONDS = 5.0
 """Given to a client to read the last answer on its connection."""
+LINGER_SECONDS = 0.25
+"""For a request that is on its way when the server ends."""
 
 _HOST = re.compile(rb"([A-Za-z0-9._~%!$&'()*+,;=-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 
@@ -49,20 +54,35 @@ class RefusedError(Exception):
         self.code = code
 
 
+class Flow(FlowControl):
+    """Reads nothing while requests wait for those before them.
+
+    uvicorn reads on with every answer, thousands of small requests at a time: hundreds of megabytes on one connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Edge(HttpToolsProtocol):
     """One connection.
 
     Args:
         settings: the receipt deadlines.
-        refused: counts what is refused here, by its code.
+        metrics: count what is refused here, by its code.
         others: uvicorn's own.
     """
 
-    def __init__(self, *others: Any, settings: Settings, refused: Counter, **options: Any) -> None:
+    def __init__(self, *others: Any, settings: Settings, metrics: Metrics, **options: Any) -> None:
         super().__init__(*others, **options)
         self._header_timeout = settings.header_timeout
         self._body_timeout = settings.body_timeout
-        self._counter = refused
+        self._metrics = metrics
         self._receipt: asyncio.TimerHandle | None = None
         """Runs while a header or a body is awaited."""
         self._end: asyncio.TimerHandle | None = None
@@ -72,12 +92,15 @@ class Edge(HttpToolsProtocol):
         """Why the connection is refused."""
         self._silent = True
         """Nothing has arrived of the request that is awaited."""
+        self._since = 0.0
+        """When it began to arrive, on the loop's clock."""
         self._unframed = 0
         """Bytes since the request began that are no body; those of a line that is not parsed yet too."""
         self._begin()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
         self._await(self._header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -93,7 +116,8 @@ class Edge(HttpToolsProtocol):
             return
         if self._receipt is None and (self.cycle is None or self.cycle.response_complete):
             self._await(self._header_timeout)  # the first bytes of the next request
-        self._silent = False
+        if self._silent:
+            self._silent, self._since = False, self.loop.time()
         self._unframed = max(self._unframed, 0) + len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
@@ -174,6 +198,13 @@ class Edge(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
+    def shutdown(self) -> None:
+        """The end of the server: a connection that owes nothing may have sent a request that is not read yet."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._abort_after(self._body_timeout)
@@ -230,7 +261,7 @@ class Edge(HttpToolsProtocol):
         if self.flow.read_paused:  # the client is held back by us: its own requests before, or a body that is not read
             self._await(seconds)
         elif self._silent:  # a browser that connects ahead would take an answer for that of its next request
-            self._counter.labels("request_timeout").inc()
+            self._metrics.refused.labels("request_timeout").inc()
             self._close()
         else:
             self._refuse("request_timeout")
@@ -238,19 +269,34 @@ class Edge(HttpToolsProtocol):
     def _refuse(self, code: str) -> None:
         """Answers, unless the connection owes an answer to an earlier request: then it closes after that one."""
         self._code = code
-        self._counter.labels(code).inc()
+        self._metrics.refused.labels(code).inc()
         self._received()
         cycle = self.cycle
-        if cycle is not None and not cycle.more_body and not cycle.response_complete:
+        in_body = cycle is not None and cycle.more_body
+        request_id = self._tell_application(code) if in_body else self._tell(code)
+        if cycle is not None and not in_body and not cycle.response_complete:
             cycle.keep_alive = False
             return
-        in_body = cycle is not None and cycle.more_body
         if not self.pipeline and not (in_body and cycle.response_started):
-            self.transport.write(_problem(code))
+            self.transport.write(_problem(code, request_id))
         if in_body:
             cycle.disconnected = True  # who reads the body is told that it ends
             cycle.message_event.set()
         self._close()
+
+    def _tell(self, code: str) -> str:
+        """The line and the count of what never was a request; the id that it gets."""
+        told, status = Told(uuid.uuid4().hex, code=code), REFUSALS[code][0]
+        self._metrics.requests.labels("other", "other", status).inc()
+        log_request(told, None, None, status, self.loop.time() - self._since)
+        return told.id
+
+    def _tell_application(self, code: str) -> str:
+        """A request whose body is awaited has its line already: it gets the status and the code. The request's id."""
+        state = self.cycle.scope["state"]
+        told = state.setdefault("told", Told(uuid.uuid4().hex))  # it waits behind others and has not begun
+        state["refused"], told.code = REFUSALS[code][0], code
+        return str(told.id)
 
     def _close(self) -> None:
         """What a client does not read is thrown away in the end."""
@@ -259,19 +305,18 @@ class Edge(HttpToolsProtocol):
             self._abort_after(CLOSE_SECONDS)
 
 
-def edge(settings: Settings, refused: Counter) -> Callable[..., Edge]:
+def edge(settings: Settings, metrics: Metrics) -> Callable[..., Edge]:
     """The protocol for uvicorn's `http`."""
 
     def connect(*others: Any, **options: Any) -> Edge:
-        return Edge(*others, settings=settings, refused=refused, **options)
+        return Edge(*others, settings=settings, metrics=metrics, **options)
 
     return connect
 
 
-def _problem(code: str) -> bytes:
+def _problem(code: str, request_id: str) -> bytes:
     status, detail = REFUSALS[code]
     facts = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
-    request_id = uuid.uuid4().hex
     body = json.dumps({"type": "about:blank", **facts, "request_id": request_id})
     headers = {"content-type": "application/problem+json", "content-length": len(body), "x-request-id": request_id}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -42,6 +42,7 @@ class Ensemble:
     """A name for several models with the same labels."""
 
     version = None
+    usual_timeout = None
 
     def __init__(self, name: str, members: list[EnsembleMember], *, partial: bool) -> None:
         self.name = name

@@ -78,6 +78,10 @@ class ModelNotReadyError(ServiceError):
         self.loading = loading
 
 
+class LoadInProgressError(ServiceError):
+    """The model is being loaded already."""
+
+
 class QueueFullError(ServiceError):
     """The request would wait too long or does not fit; `retry_after` is in seconds."""
 
@@ -116,6 +120,10 @@ class TensorSizeError(InvalidTensorError):
 
 class UnsupportedError(ServiceError):
     """A part of the Open Inference Protocol that is not done here."""
+
+
+class NotEnoughMemoryError(ServiceError):
+    """A version would not fit into the memory that is left."""
 
 
 class ProviderError(ServiceError):

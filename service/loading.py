@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
+from pathlib import Path
 
 from bundle import store
 from bundle.errors import BundleError
-from bundle.serving import Serving
-from service.errors import ProviderError
+from bundle.serving import SERVING, Serving
+from service.engine.backend import Engine, cpu_batch_size, find_places
+from service.errors import NotEnoughMemoryError, ProviderError
 from service.index import Version
+from service.memory import needed_memory, require_memory
 from service.metrics import Metrics
 from service.model import ServedModel, load_model
 from service.names import require_own_name
@@ -40,7 +43,7 @@ class Loader:
         self._pool = pool
 
     def load(self, name: str, number: int, serving: Serving, *, smoke: bool) -> Version:
-        """Opens a version; raises BundleError, ProviderError, or whatever a library does.
+        """Opens a version; raises BundleError, ProviderError, NotEnoughMemoryError, or whatever a library does.
 
         Args:
             name: of the model.
@@ -50,14 +53,28 @@ class Loader:
         """
         settings = self._settings
         require_own_name(settings.repository, name)
+        require_memory(_size(settings.repository / name / str(number) / store.MODEL))  # it is about to be read
         bundle = store.open_bundle(settings.repository, name, number)
         wishes = self._wishes(serving, bundle, number)
+        engine = self._engine(serving)
+        _require_room(bundle, engine)
         if smoke:
             _try_in_a_child(bundle)
-        model = load_model(
-            bundle, wishes, settings.provider, self._metrics, max_queue_size=settings.max_queue_size, pool=self._pool
-        )
+        model = load_model(bundle, wishes, engine, self._metrics, self._pool)
         return Version("READY", model, "; ".join(wishes.remarks))
+
+    def runs(self, model: ServedModel, digest: str, serving: Serving) -> bool:
+        """Whether it is that bundle, with the sessions and the queue that are wished."""
+        return model.digest == digest and model.engine.wanted == self._engine(serving)
+
+    def _engine(self, serving: Serving) -> Engine:
+        return Engine(
+            serving.max_queue_size or self._settings.max_queue_size,
+            self._settings.provider,
+            () if serving.devices == "auto" else serving.devices,
+            serving.instances,
+            serving.buckets,
+        )
 
     def wish(self, model: ServedModel, serving: Serving) -> Version:
         """The same engine with what lies beside it now; raises BundleError."""
@@ -65,6 +82,9 @@ class Loader:
         return Version("READY", model.wishing(wishes), "; ".join(wishes.remarks))
 
     def _wishes(self, serving: Serving, known: Known, number: int) -> Wishes:
+        most = 1000 * self._settings.timeout
+        if serving.timeout_ms is not None and serving.timeout_ms > most:
+            raise BundleError(f"{SERVING}: timeout_ms = {serving.timeout_ms} is more than the server's own, {most:g}")
         wishes = Wishes(self._settings.repository / known.name, serving, known)
         for remark in wishes.remarks:
             logger.warning("%s version %d: %s", known.name, number, remark)
@@ -75,13 +95,33 @@ def attempt(what: str, load: Callable[[], Version]) -> Version:
     """What `load` gives, or a line that says why it gives nothing."""
     try:
         return load()
-    except (BundleError, ProviderError) as error:
+    except (BundleError, ProviderError, NotEnoughMemoryError) as error:
         logger.error("%s is refused: %s", what, error)  # noqa: TRY400 the reason is enough
         return Version("UNAVAILABLE", reason=str(error), refused=True)
     except Exception:  # a library's own words may hold addresses and paths: they stay in the log
         logger.exception("%s cannot be loaded", what)
         reason = "the graph cannot be loaded; see the server's log"
         return Version("UNAVAILABLE", reason=reason, refused=True)
+
+
+def _require_room(bundle: store.Bundle, engine: Engine) -> None:
+    """Raises NotEnoughMemoryError, ProviderError."""
+    manifest = bundle.manifest
+    places = find_places(engine)
+    at_once = [
+        place.lanes * (place.buckets[-1] if place.buckets else cpu_batch_size(manifest.macs))
+        for place in places
+        if place.provider == "cpu"
+    ]
+    require_memory(needed_memory(len(bundle.model), manifest.input, sum(at_once)))
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 of a file that whoever reads it will refuse."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
 
 
 def _try_in_a_child(bundle: store.Bundle) -> None:

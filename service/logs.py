@@ -133,8 +133,8 @@ class Told:
         return bool(self.failed) and self.failed == self.images
 
 
-def log_request(told: Told, method: str, route: str, status: int, seconds: float) -> None:
-    """The line of a request; `seconds` from its header to its answer."""
+def log_request(told: Told, method: str | None, route: str | None, status: int, seconds: float) -> None:
+    """The line of a request; `seconds` from its header to its answer. Of a refused connection the rest is unknown."""
     if not logger.isEnabledFor(logging.INFO):
         return
     facts = {name: value for name, value in vars(told).items() if name != "parts"}

@@ -5,7 +5,7 @@ import copy
 import logging
 import weakref
 from concurrent.futures import Executor
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from bundle.preprocess import probe
 from bundle.store import Bundle
 from bundle.views import Size
 from service.answer import Answered, Views, details
-from service.engine.backend import Backend, open_backend
+from service.engine.backend import Backend, Engine, Place, Provider, find_places, open_backend
 from service.engine.batcher import Batcher
+from service.engine.entry import Shape
+from service.errors import ProviderError
 from service.look import look
 from service.metrics import Metrics
-from service.statistics import CountedBackend
+from service.statistics import CountedBackend, Duration, total
 from service.wishes import Wishes
 from service.work import Asked, Bounds, Work, check_work, gmacs_of, work_of
 
@@ -32,22 +34,56 @@ class Hold:
         weakref.finalize(self, batcher.stop).atexit = False
 
 
+@dataclass(frozen=True)
+class Running:
+    """What runs the views of a version."""
+
+    wanted: Engine
+    devices: tuple[str, ...]
+    """Of each backend."""
+    backends: tuple[CountedBackend, ...]
+    """One at least; alike but for their devices."""
+
+    def __str__(self) -> str:
+        return ", ".join(self.devices)
+
+    @property
+    def provider(self) -> Provider:
+        return self.backends[0].provider
+
+    @property
+    def max_batch_size(self) -> int:
+        """In views."""
+        return self.backends[0].max_batch_size
+
+    @property
+    def batches(self) -> dict[int, Duration]:
+        """Of all devices, as `CountedBackend.batches`."""
+        return total([backend.batches for backend in self.backends])
+
+
 class ServedModel:
     """A version that serves; immutable but for its queue.
 
     Whoever has looked one up may use it to the end: its engine stops when the last one has let go of it.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, batcher: Batcher, wishes: Wishes) -> None:
+    def __init__(self, bundle: Bundle, engine: Running, batcher: Batcher, wishes: Wishes) -> None:
         self.name = bundle.name
         self.version = bundle.version
         self.digest = bundle.digest
         self.labels = bundle.labels
         self.manifest: Manifest = bundle.manifest
-        self.backend = backend
+        self.engine = engine
         self.batcher = batcher
         self.wishes = wishes
         self._hold = Hold(batcher)
+
+    @property
+    def usual_timeout(self) -> float | None:
+        """Seconds, of requests that name none; None leaves it to the server."""
+        milliseconds = self.wishes.serving.timeout_ms
+        return None if milliseconds is None else milliseconds / 1000
 
     def wishing(self, wishes: Wishes) -> "ServedModel":
         """The same engine, of which something else is wished."""
@@ -92,30 +128,43 @@ class ServedModel:
         return work
 
 
-def load_model(
-    bundle: Bundle,
-    wishes: Wishes,
-    provider: Literal["auto", "cpu", "cuda"],
-    metrics: Metrics,
-    *,
-    max_queue_size: int,
-    pool: Executor,
-) -> ServedModel:
-    """Opens the session, warms it, and checks the golden inputs before anything is served.
+def load_model(bundle: Bundle, wishes: Wishes, wanted: Engine, metrics: Metrics, pool: Executor) -> ServedModel:
+    """Opens the sessions, warms them, and checks the golden inputs on each before anything is served.
 
     Raises:
         BundleError: the golden answers are not met.
-        ProviderError: the provider asked for does not work.
+        ProviderError: a device or provider that was asked for is not there, or does not work.
     """
     manifest = bundle.manifest
     shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
-    backend = open_backend(bundle.model, manifest.macs, provider, shape)
-    error = max(_check_golden(backend, bundle, size) for size in {1, backend.max_batch_size})
-    logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, backend.provider, error)
+    opened = _open(bundle, wanted, shape)
+    error = max(_check_golden(each, bundle, size) for _, each in opened for size in {1, each.max_batch_size})
+    running = Running(
+        wanted,
+        tuple(place.device for place, _ in opened),
+        tuple(CountedBackend(each) for _, each in opened),  # what ran so far was no request
+    )
+    logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, running, error)
+    first, *others = running.backends
     reports = metrics.of(bundle.name, bundle.version)
-    backend = CountedBackend(backend)  # what ran so far was no request
-    batcher = Batcher(backend, reports, max_queue_size=max_queue_size, native=shape, pool=pool)
-    return ServedModel(bundle, backend, batcher, wishes)
+    batcher = Batcher(first, reports, others=others, max_queue_size=wanted.max_queue_size, native=shape, pool=pool)
+    return ServedModel(bundle, running, batcher, wishes)
+
+
+def _open(bundle: Bundle, wanted: Engine, shape: Shape) -> list[tuple[Place, Backend]]:
+    """A backend at each place. Where nobody named CUDA, those that work, or else the CPU."""
+    macs, opened = bundle.manifest.macs, []
+    for place in find_places(wanted):
+        try:
+            opened.append((place, open_backend(bundle.model, macs, place, shape)))
+        except ProviderError:
+            logger.warning("%s cannot run %s", place.device, bundle.name, exc_info=True)
+            if not wanted.falls_back:
+                raise
+    if opened:
+        return opened
+    (place,) = find_places(replace(wanted, provider="cpu"))
+    return [(place, open_backend(bundle.model, macs, place, shape))]
 
 
 def _check_golden(backend: Backend, bundle: Bundle, batch_size: int) -> float:

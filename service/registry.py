@@ -1,10 +1,12 @@
 """The models of the server: looked up by requests, changed in the background by one thread of its own."""
 
-import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from service.engine.limits import cores
 from service.ensemble import Ensemble
+from service.errors import LoadInProgressError
 from service.index import Change, Index, Line, State, Version
 from service.loading import Loader
 from service.metrics import Metrics
@@ -28,7 +30,7 @@ class ModelRegistry:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="fill")
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="fill")
         self._index = Index()
         self._worker = Worker("loader")
         self._reloader = Reloader(
@@ -39,6 +41,9 @@ class ModelRegistry:
             lambda: self._worker.closing,
         )
         self._first: Future[list[Change]] = Future()
+        self._asked: set[str] = set()
+        """Models that somebody waits for, of whom `load` was asked."""
+        self._lock = threading.Lock()
 
     @property
     def state(self) -> str:
@@ -114,8 +119,21 @@ class ModelRegistry:
         Returns:
             None once it serves, or ModelNotFoundError (the repository has none), ModelNotReadyError (it was refused),
             ShuttingDownError.
+
+        Raises:
+            LoadInProgressError: somebody has asked for that before, and it is not done yet.
         """
-        return self._worker.submit(lambda: self._reloader.load(name))
+        with self._lock:
+            if name in self._asked:
+                raise LoadInProgressError(f"{name[:64]!a} is being loaded already; wait until that is done")
+            self._asked.add(name)
+        try:
+            future = self._worker.submit(lambda: self._reloader.load(name))
+        except BaseException:
+            self._asked.discard(name)
+            raise
+        future.add_done_callback(lambda _: self._asked.discard(name))
+        return future
 
     def unload(self, name: str) -> Future[None]:
         """Gives a model to no new request, and ends it once those in flight are answered.

@@ -138,6 +138,8 @@ class Reloader:
                 if _serving(before, number):
                     self._tell(folder.name, number, "retired")
         if line != before:
+            if folder.left_out:
+                logger.warning("%s has %d versions too many; remove some, or list them", folder.name, folder.left_out)
             # An alias that moves does so when it can: see `_settle`.
             self._index.publish(folder.name, line, folder.serving.aliases | self._index.aliases(folder.name))
         versions = sorted((number for number in due if number is not None), reverse=True)
@@ -176,7 +178,7 @@ class Reloader:
         before = line[number]
         what = f"{name} version {number}"
         model = before.model
-        if isinstance(model, ServedModel) and stamp and model.digest == stamp.bundle:
+        if isinstance(model, ServedModel) and stamp and self._loader.runs(model, stamp.bundle, folder.serving):
             outcome, found = "changed", attempt(what, lambda: self._loader.wish(model, folder.serving))
         else:
             outcome = "loaded"

@@ -8,7 +8,7 @@ from pathlib import Path
 from bundle import calibration, plans, store
 from bundle.errors import BundleError
 from bundle.manifest import Manifest
-from bundle.serving import ENSEMBLE, SERVING, Serving, read_serving
+from bundle.serving import ENSEMBLE, MAX_LISTED, SERVING, Serving, read_serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Folder:
     """Why serving.toml is none; `serving` has the defaults then."""
     lines: dict[int | None, Stamp | None] = field(default_factory=dict)
     """What is to serve: versions, or None for an ensemble. Without a stamp: it is wished and not there."""
+    left_out: int = 0
+    """Versions that are there and too many."""
     ignored: bool = False
     """It has versions, and an ensemble.toml that is not read."""
 
@@ -63,7 +65,8 @@ class ModelRepository:
         lines: dict[int | None, Stamp | None] = {
             number: self._stamp(path, number, beside) if number in there else None for number in _wished(serving, there)
         }
-        return Folder(name, serving, refusal, lines, ignored=ensemble)
+        left_out = len(there) - len(lines) if serving.versions == "all" else 0
+        return Folder(name, serving, refusal, lines, left_out, ignored=ensemble)
 
     def _stamp(self, path: Path, number: int, beside: list[Path]) -> Stamp:
         folder = path / str(number)
@@ -78,8 +81,13 @@ class ModelRepository:
 
 def _wished(serving: Serving, there: list[int]) -> Iterable[int]:
     if isinstance(serving.versions, str):
-        return there[-1:] if serving.versions == "latest" else there
+        return there[-1:] if serving.versions == "latest" else _newest(there, serving.aliases.values())
     return serving.versions
+
+
+def _newest(there: list[int], also: Iterable[int]) -> list[int]:
+    """As many as may be listed, and those that have another name."""
+    return sorted({*there[-MAX_LISTED:], *(set(also) & set(there))})
 
 
 def _is_whole(folder: Path, content: bytes) -> bool:

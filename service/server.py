@@ -1,9 +1,12 @@
 """uvicorn, with a shutdown that loses nothing."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +24,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         config = uvicorn.Config(
             app,
-            http=edge(settings, app.state.metrics.refused),  # type: ignore[arg-type] # anything that makes a protocol
+            http=edge(settings, app.state.metrics),  # type: ignore[arg-type] # anything that makes a protocol
             ws="none",
             host=settings.host,
             port=settings.port,
@@ -39,6 +42,23 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)  # type: ignore[arg-type]
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Who has connected is answered, also those whose connection nobody has taken from the system yet."""
+        copies = [socket.socket(fileno=os.dup(found.fileno())) for server in self.servers for found in server.sockets]
+        for server in self.servers:
+            server.close()
+        waiting = [connection for copy in copies for connection in _accept_all(copy)]
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes one for a connection."""
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 the signature is uvicorn's
         if self._app.state.draining or self._loop is None:
             os._exit(128 + sig)  # threads may be deep in a decoder, which nothing gentler ends
@@ -48,3 +68,13 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+
+def _accept_all(listening: socket.socket) -> list[socket.socket]:
+    """The connections that the system holds for a socket, which then listens no more."""
+    found = []
+    listening.setblocking(False)
+    with listening, contextlib.suppress(OSError):  # BlockingIOError: there is no other
+        while True:
+            found.append(listening.accept()[0])
+    return found

@@ -5,7 +5,7 @@ Requests are counted by name; batches are the device's, whoever's views were in 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from service.engine.backend import Backend, Provider
@@ -18,6 +18,9 @@ class Duration:
 
     count: int = 0
     ns: int = 0
+
+    def __add__(self, other: "Duration") -> "Duration":
+        return Duration(self.count + other.count, self.ns + other.ns)
 
     def plus(self, seconds: float) -> "Duration":
         return Duration(self.count + 1, self.ns + max(round(seconds * 1e9), 0))
@@ -116,3 +119,12 @@ class CountedBackend:
 
     def warm(self, shape: Shape) -> None:
         self._backend.warm(shape)
+
+
+def total(parts: Iterable[dict[int, Duration]]) -> dict[int, Duration]:
+    """What several backends have counted, the smallest batches first."""
+    found: dict[int, Duration] = {}
+    for part in parts:
+        for size, duration in part.items():
+            found[size] = found.get(size, Duration()) + duration
+    return dict(sorted(found.items()))

@@ -55,6 +55,7 @@ class Wishes:
                 self.refused[name] = reason
             else:
                 self.plans[name] = plan
+        self._offer(serving.plans)
         self._calibrations = self._read_calibrations(folder, bundle.digest)
         self._require_default()
 
@@ -70,6 +71,8 @@ class Wishes:
         if reason := self.refused.get(name):
             raise UnknownViewsError(f"{self._name} cannot run {name}: {reason}")
         known = ", ".join(self.plans)
+        if self.serving.plans is not None:
+            raise UnknownViewsError(f"{self._name} does not offer the view plan {name[:64]!r}; it offers {known}")
         raise UnknownViewsError(f"{self._name} has no view plan {name[:64]!r}; it has {known}")
 
     def choose(self, asked: Asked) -> Choice:
@@ -85,7 +88,8 @@ class Wishes:
             rule = self._rule(asked.stop, plan, average)
         except ValueError as error:  # its words are for clients
             raise InvalidParameterError(f"{self._name}: {error}") from error
-        return Choice(plan, average, rule, _text(rule), asked.merge, asked.detail, asked.priority)
+        priority = self.serving.priority if asked.priority is None else asked.priority
+        return Choice(plan, average, rule, _text(rule), asked.merge, asked.detail, priority)
 
     def _rule(self, asked: str | None, plan: Plan, average: Average) -> Rule:
         """Where the operator's own rule does not hold (for a plan without calibration, say) all views are run."""
@@ -96,11 +100,23 @@ class Wishes:
         except ValueError:
             return Never()
 
+    def _offer(self, offered: tuple[str, ...] | None) -> None:
+        """Leaves the plans that the operator lists; raises BundleError when one of them cannot be run."""
+        if offered is None:
+            return
+        for name in offered:
+            if name not in self.plans:
+                raise BundleError(f"{SERVING}: plans: {name[:64]!r}: {self._why_not(name)}")
+        self.plans = {name: plan for name, plan in self.plans.items() if name in offered}
+        self.refused = {}
+
+    def _why_not(self, name: str) -> str:
+        return self.refused.get(name, f"there is no such plan; choose one of {', '.join(self.plans)}")
+
     def _require_default(self) -> None:
         views = self.serving.views
         if views not in self.plans:
-            reason = self.refused.get(views, f"there is no such plan; choose one of {', '.join(self.plans)}")
-            raise BundleError(f"{SERVING}: views = {views[:64]!r}: {reason}")
+            raise BundleError(f"{SERVING}: views = {views[:64]!r}: {self._why_not(views)}")
         try:
             self.choose(Asked(stop=self.serving.stop))
         except InvalidParameterError as error:

@@ -30,7 +30,7 @@ class Asked:
     detail: bool = False
     """Whether each view is told of."""
     top_k: int | None = None
-    priority: int = 0
+    priority: int | None = None
     """Of its views among those that wait: higher is sooner."""
 
 

@@ -23,8 +23,8 @@ from service.errors import (
 )
 
 FIELD = "images"
-MAX_EPILOGUE = 256
-"""Bytes after the last boundary of a multipart body."""
+MAX_AROUND = 256
+"""Bytes before the first and after the last boundary of a multipart body."""
 
 
 def is_multipart(request: Request) -> bool:
@@ -73,7 +73,7 @@ async def read_images(request: Request, body_limit: int, image_limit: int, most:
     boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
     if not boundary:
         raise MultipartError("the content type of the multipart body names no boundary")
-    chunks = _until(b"--" + boundary + b"--", _chunks(request, body_limit))
+    chunks = _within(b"--" + boundary, _chunks(request, body_limit))
     parser = _Parser(request.headers, chunks, max_files=most + 1, max_fields=1)
     try:
         form = await parser.parse()
@@ -179,11 +179,18 @@ async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         yield chunk
 
 
-async def _until(end: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The chunks; an error when `end` is not among the last bytes. The parser would drop an unfinished part."""
-    tail = b""
+async def _within(boundary: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The chunks; an error without a boundary among the first bytes, and the end's among the last.
+
+    The parser would read line breaks for ever, and drop an unfinished part.
+    """
+    head, tail, end, most = b"", b"", boundary + b"--", len(boundary) + 2 + MAX_AROUND
     async for chunk in chunks:
-        tail = (tail + chunk)[-len(end) - MAX_EPILOGUE :]
+        if boundary not in head:
+            head += chunk[: most - len(head)]
+            if len(head) == most and boundary not in head:
+                raise MultipartError("the multipart body does not begin with its boundary")
+        tail = (tail + chunk)[-most:]
         yield chunk
     if end not in tail:
         raise MultipartError("the multipart body ends before its last boundary; send it whole")

@@ -61,20 +61,24 @@ class Options(BaseModel):
     )
 
     timeout_ms: int | None = Field(
-        None, ge=1, description="Milliseconds until the answer is of no use; the operator's are most and default."
+        None, ge=1, description="Milliseconds until the answer is of no use; at most, and by default, the operator's."
     )
-    priority: int = Field(
-        0, ge=-1, le=1, description="Of the views among those that wait: 1 before, -1 after those of other requests."
+    priority: int | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Of the views among those that wait: 1 before, -1 after those of other requests. What the operator "
+        "says, or 0, when left out.",
     )
 
     def asked(self) -> Asked:
         detail = self.detail == "views"
         return Asked(self.views, self.average, self.stop, self.merge, detail, self.top_k, self.priority)
 
-    def timeout(self, most: float) -> float:
+    def timeout(self, usual: float | None, most: float) -> float:
         """In seconds; raises InvalidParameterError when it is more than the operator allows."""
         if self.timeout_ms is None:
-            return most
+            return usual or most
         if self.timeout_ms > 1000 * most:
             raise InvalidParameterError(f"timeout_ms has to be at most {1000 * most:g}, the server's own limit")
         return self.timeout_ms / 1000
@@ -161,7 +165,7 @@ async def classify_image(
     if options.format == "labels" and asked.detail:
         raise InvalidParameterError("format=labels has no place for detail; leave one of them out")
     body.check_encoding(request)
-    timeout = options.timeout(settings.timeout)
+    timeout = options.timeout(found.usual_timeout, settings.timeout)
     one = functools.partial(
         classify,
         found,

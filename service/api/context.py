@@ -39,9 +39,9 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request_id = _request_id(Request(scope))
-        told = Told(request_id)
-        scope.setdefault("state", {}).update(request_id=request_id, told=told)
+        state = scope.setdefault("state", {})
+        told: Told = state.setdefault("told", Told(_request_id(Request(scope))))  # one when it is refused by now
+        request_id = state["request_id"] = told.id
         status = 0
 
         async def count() -> Message:
@@ -63,7 +63,7 @@ class RequestContext:
         try:
             await self._app(scope, count, send_with_id)
         except ClientDisconnect:
-            status = CLIENT_CLOSED_REQUEST
+            status = scope["state"].get("refused", CLIENT_CLOSED_REQUEST)  # by the connection, for its body
         except Exception as error:
             logger.exception("request %s failed", request_id)
             if status:  # the answer has begun; the connection is cut

@@ -24,6 +24,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.InvalidTensorError: (400, "tensor_invalid"),
     errors.TensorSizeError: (400, "tensor_size_mismatch"),
     errors.ModelNotFoundError: (404, "model_not_found"),
+    errors.LoadInProgressError: (409, "load_in_progress"),
     errors.BodyTooLargeError: (413, "body_too_large"),
     errors.TooManyImagesError: (413, "too_many_images"),
     errors.MediaTypeError: (415, "media_type_unsupported"),

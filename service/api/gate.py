@@ -1,5 +1,8 @@
 """Who may ask: the key of a request, looked at before its body is read."""
 
+from typing import Any
+
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -8,8 +11,13 @@ from service.api.errors import refuse
 from service.auth import ANYBODY, Caller, KeyFile
 from service.errors import ForbiddenError, UnauthorizedError
 
-OPEN = frozenset({"/livez", "/readyz"})
-"""Asked by what starts and stops the process, which has no key."""
+OPEN = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+"""Asked by what starts and stops the process, which has no key; they say yes or no."""
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 _ADMIN = ("/v1/repository", "/v2/repository/models/")
 
@@ -45,6 +53,21 @@ class Gate:
             return
         request.state.caller = caller
         await self._app(scope, receive, send)
+
+
+def declare(app: FastAPI) -> None:
+    """Adds to the OpenAPI document which routes ask for a key, and how it is sent."""
+    plain = app.openapi
+
+    def with_keys() -> dict[str, Any]:
+        document = plain()
+        document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+        for path, operations in document["paths"].items():
+            for operation in operations.values() if scope_of(path) else ():
+                operation["security"] = [{scheme: []} for scheme in _SCHEMES]
+        return document
+
+    app.openapi = with_keys  # type: ignore[method-assign] # the way that FastAPI's own pages tell
 
 
 def caller_of(request: Request) -> Caller:

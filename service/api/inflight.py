@@ -14,7 +14,7 @@ class BytesInFlight:
     """Pure ASGI, inside `RequestContext`: refuses a body that does not fit beside those that are held.
 
     A body counts from its header on with what it announces, one that announces nothing with what has arrived, and
-    until its request is answered, however that ends.
+    until its request is answered, however that ends. How much it is when it is unpacked `request.state.hold` is told.
 
     Args:
         app: what is behind it.
@@ -42,13 +42,19 @@ class BytesInFlight:
             nonlocal held, arrived
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > held:
-                if arrived - held > self._most - self._held:
-                    raise self._full()
-                self._hold(arrived - held)
-                held = arrived
+            hold(arrived)
             return message
 
+        def hold(size: int) -> None:
+            """At least so many bytes from now on; raises QueueFullError when they do not fit."""
+            nonlocal held
+            if size > held:
+                if size - held > self._most - self._held:
+                    raise self._full()
+                self._hold(size - held)
+                held = size
+
+        scope["state"]["hold"] = hold
         self._hold(held)
         try:
             await self._app(scope, counted, send)

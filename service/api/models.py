@@ -40,14 +40,16 @@ class ModelDetail(Model):
 
     version: int
     provider: str = Field(examples=["cpu"])
+    devices: tuple[str, ...] = Field(examples=[("cuda:0", "cuda:1")])
+    """Of each session."""
     max_batch_size: int
     """In views."""
     views: list[str]
-    """The view plans that it can run."""
+    """The view plans that it can run, of those that the operator offers."""
     default_views: str
     """The plan of requests that name none."""
     refused_views: dict[str, str]
-    """Why it cannot run the others."""
+    """Why it cannot run the others; empty where the operator lists those on offer."""
     calibrated_views: list[str]
     """The plans that stop=confident may be asked of."""
     labels: list[str]
@@ -99,8 +101,9 @@ def _model(model: ServedModel, versions: list[ModelVersion], aliases: dict[str, 
         versions=versions,
         aliases=aliases,
         version=model.version,
-        provider=model.backend.provider,
-        max_batch_size=model.backend.max_batch_size,
+        provider=model.engine.provider,
+        devices=model.engine.devices,
+        max_batch_size=model.engine.max_batch_size,
         views=list(model.wishes.plans),
         default_views=model.wishes.serving.views,
         refused_views=model.wishes.refused,

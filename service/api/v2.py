@@ -157,6 +157,7 @@ async def _read(request: Request, limit: int) -> Body:
     packed = await body.read(request, limit)
     encoding = request.headers.get("content-encoding")
     content = await asyncio.to_thread(v2_codec.inflate, packed, encoding, limit) if encoding else packed
+    request.state.hold(len(content))
     return Body(content, v2_codec.header_length(request.headers.get(JSON_LENGTH), len(content)))
 
 

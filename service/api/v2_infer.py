@@ -70,8 +70,8 @@ class Asking:
     """Rows of pixels, or an encoded image."""
     timeout: float
     """In seconds."""
-    priority: int
-    """The engine's: higher is sooner."""
+    priority: int | None
+    """The engine's: higher is sooner; None leaves it to the operator."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _parse(named: Named, body: Body, bounds: Bounds) -> Asking:
         raise InvalidTensorError(f"{named.name} takes one image a request, shape [1]; the shape is another")
     else:
         value = bytes(whole) if body.json == 0 else v2_codec.strings(tensor, payload)[0]
-    timeout = request.parameters.timeout / 1e6 or bounds.timeout
+    timeout = request.parameters.timeout / 1e6 or named.found.usual_timeout or bounds.timeout
     priority = _priority(request.parameters)
     return Asking(request, _wanted(named, request), value, min(timeout, bounds.timeout), priority)
 
@@ -187,7 +187,7 @@ def _wanted(named: Named, request: InferenceRequest) -> list[RequestOutput]:
     return request.outputs
 
 
-def _priority(parameters: InferParameters) -> int:
+def _priority(parameters: InferParameters) -> int | None:
     if parameters.priority not in PRIORITIES:
         raise InferenceRequestError(f"priority has to be at most {max(PRIORITIES)}; 1 is the highest, 0 the default")
     return PRIORITIES[parameters.priority]
@@ -196,7 +196,9 @@ def _priority(parameters: InferParameters) -> int:
 async def _run(named: Named, asked: Asking, bounds: Bounds, deadline: float) -> Ran:
     """Raises ModelOutputError for scores that are no numbers: the protocol's JSON has no NaN."""
     if named.tensors is not None and not isinstance(asked.value, bytes):
-        scored = await score(named.tensors, asked.value, deadline, asked.priority, bounds.charge)
+        usual = named.tensors.wishes.serving.priority
+        priority = usual if asked.priority is None else asked.priority
+        scored = await score(named.tensors, asked.value, deadline, priority, bounds.charge)
         ran = Ran(scored.logits, False, len(scored.logits), len(scored.logits), scored.seconds)
     else:
         assert isinstance(asked.value, bytes)  # noqa: S101 for the type checker; `_parse` has seen to it

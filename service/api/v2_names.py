@@ -15,14 +15,13 @@ from service.registry import ModelRegistry
 from service.tensors import MAX_ROWS
 from service.work import Asked
 
-PRIORITIES = {0: 0, 1: 1, 2: 0, 3: -1}
-"""Of the protocol (1 is the highest, 0 the default) to the engine's, where higher is sooner."""
+PRIORITIES = {0: None, 1: 1, 2: 0, 3: -1}
+"""Of the protocol (1 is the highest, 0 the operator's default) to the engine's, where higher is sooner."""
 
 ENSEMBLE_VERSION = 1
 """An ensemble has none; the protocol wants a number."""
 
 _TYPES = {"UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32", "BYTES": "TYPE_STRING"}
-_BATCHING = DynamicBatching(priority_levels=3, default_priority_level=2)
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,14 @@ def config(named: Named) -> ModelConfig:
         max_batch_size=MAX_ROWS if batched else 0,
         input=[_config(tensor, batched) for tensor in named.inputs],
         output=[_config(tensor, batched) for tensor in named.outputs],
-        dynamic_batching=_BATCHING,
+        dynamic_batching=DynamicBatching(priority_levels=3, default_priority_level=_usual_level(named)),
     )
+
+
+def _usual_level(named: Named) -> int:
+    """What the protocol's 0 stands for; the members of an ensemble each have their own, most often 2."""
+    usual = named.found.wishes.serving.priority if isinstance(named.found, ServedModel) else 0
+    return next(level for level, priority in PRIORITIES.items() if priority == usual)
 
 
 def _get(registry: ModelRegistry, name: str, version: int | None) -> ServedModel | Ensemble:

@@ -34,7 +34,7 @@ async def index(request: Request, registry: RegistryDep) -> list[RepositoryModel
     ]
 
 
-@router.post("/v2/repository/models/{name}/load", responses=documented(400, 404, 501, 503))
+@router.post("/v2/repository/models/{name}/load", responses=documented(400, 404, 409, 501, 503))
 async def load(name: str, request: Request, registry: RegistryDep, settings: SettingsDep) -> dict[str, str]:
     """Load a model that is in the repository, or bring it up to date."""
     await _permit(request, settings)

@@ -9,7 +9,7 @@ from service.api.v2_names import Named
 from service.errors import ModelNotFoundError, ModelNotReadyError
 from service.model import ServedModel
 from service.registry import ModelRegistry
-from service.statistics import CountedBackend, Duration, Statistics, Tally
+from service.statistics import Duration, Statistics, Tally
 
 
 class StatisticDuration(BaseModel):
@@ -102,8 +102,7 @@ def _stages(tally: Tally) -> InferStatistics:
 
 
 def _batches(named: Named) -> dict[int, Duration]:
-    backend = named.found.backend if isinstance(named.found, ServedModel) else None
-    return backend.batches if isinstance(backend, CountedBackend) else {}
+    return named.found.engine.batches if isinstance(named.found, ServedModel) else {}
 
 
 def _batch(size: int, duration: Duration) -> BatchStatistics:

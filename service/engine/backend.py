@@ -1,22 +1,22 @@
 """Devices that turn rows of pixels into rows of scores.
 
 CPU: batching gains nothing for convolutions, so as many lanes as there are cores call one shared session with one
-thread each. CUDA: batching is everything, so one lane runs batches of a few fixed sizes, all warmed before use.
+thread each. CUDA: batching is everything, so one lane runs batches of a few fixed sizes, all warmed before use; several
+GPUs, or several sessions on one, are as many backends, each with a lane of its own.
 """
 
 import contextlib
 import ctypes
-import logging
-import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime as ort
 
 from service.engine.entry import Pixels, Scores, Shape
+from service.engine.limits import cores
 from service.errors import ProviderError
-
-logger = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes on CUDA; others are padded up, since each new shape costs a search for its kernels."""
@@ -26,7 +26,46 @@ CPU_BATCH_MACS = 200_000_000
 free again, and the cost per call does not weigh on tiny networks."""
 CPU_MAX_BATCH_SIZE = 16
 
+NOWHERE = "/dev/null/none"
+"""Where graphs may keep weights outside of their own file: a folder that cannot be."""
+
 Provider = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the operator wishes of the engine of a version; to wish for another one takes new sessions."""
+
+    max_queue_size: int
+    """In views."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is every GPU that really works, else the CPU; one that is named never falls back."""
+    devices: tuple[str, ...] = ()
+    """("cpu",), or ("cuda:0", "cuda:1"); the provider decides when empty."""
+    instances: int | None = None
+    """On the CPU lanes, as many as cores when None; sessions on each GPU, one when None."""
+    buckets: tuple[int, ...] | None = None
+    """Batch sizes, ascending; on the CPU the largest is the most views in a batch. The backend's own when None."""
+
+    @property
+    def falls_back(self) -> bool:
+        return self.provider == "auto" and not self.devices
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a backend runs."""
+
+    provider: Provider
+    number: int = 0
+    """Of the GPU."""
+    lanes: int = 1
+    """On the CPU."""
+    buckets: tuple[int, ...] | None = None
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.provider == "cpu" else f"cuda:{self.number}"
 
 
 class Backend(Protocol):
@@ -53,9 +92,9 @@ class CpuBackend:
     provider: Provider = "cpu"
     fills_ahead = False
 
-    def __init__(self, model: bytes, macs: int) -> None:
-        self.lanes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.max_batch_size = min(max(CPU_BATCH_MACS // max(macs, 1), 1), CPU_MAX_BATCH_SIZE)
+    def __init__(self, model: bytes, macs: int, *, lanes: int | None = None, max_batch_size: int | None = None) -> None:
+        self.lanes = lanes or cores()
+        self.max_batch_size = max_batch_size or cpu_batch_size(macs)
         self._session = _session(model, "CPUExecutionProvider", {})
 
     def run(self, images: Pixels) -> Scores:
@@ -65,8 +104,13 @@ class CpuBackend:
         self.run(np.zeros((self.max_batch_size, *shape), np.uint8))
 
 
+def cpu_batch_size(macs: int) -> int:
+    """Most views in a CPU batch, of which each costs so many multiply-adds."""
+    return min(max(CPU_BATCH_MACS // max(macs, 1), 1), CPU_MAX_BATCH_SIZE)
+
+
 class CudaBackend:
-    """ONNX Runtime on one GPU: one caller, batches of the shape that was warmed padded to `BUCKETS`.
+    """ONNX Runtime on one GPU: one caller, batches of the shape that was warmed padded to its buckets.
 
     Views of another shape pay for the search of its kernels anyway, and run as they are: of one dense view padded to
     eight, seven would be computed for nothing.
@@ -75,10 +119,12 @@ class CudaBackend:
     provider: Provider = "cuda"
     fills_ahead = True
     lanes = 1
-    max_batch_size = BUCKETS[-1]
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, number: int = 0, buckets: Sequence[int] = BUCKETS) -> None:
+        self._buckets = buckets
+        self.max_batch_size = buckets[-1]
         options = {
+            "device_id": str(number),
             "arena_extend_strategy": "kSameAsRequested",  # the default doubles its memory and never gives it back
             "cudnn_conv_algo_search": "HEURISTIC",  # the default searches for seconds at each new shape
             "use_tf32": "0",  # fp32 means fp32: the golden answers are torch's
@@ -88,7 +134,7 @@ class CudaBackend:
 
     def run(self, images: Pixels) -> Scores:
         rows = len(images)
-        bucket = next(size for size in BUCKETS if size >= rows)
+        bucket = next(size for size in self._buckets if size >= rows)
         if bucket > rows and images.shape[1:] == self._warmed:
             padding = np.zeros((bucket - rows, *images.shape[1:]), np.uint8)
             images = np.concatenate([images, padding])
@@ -96,51 +142,80 @@ class CudaBackend:
 
     def warm(self, shape: Shape) -> None:
         self._warmed = shape
-        for size in BUCKETS:
+        for size in self._buckets:
             self.run(np.zeros((size, *shape), np.uint8))
 
 
-def open_backend(model: bytes, macs: int, provider: Literal["auto", "cpu", "cuda"], shape: Shape) -> Backend:
+def find_places(wanted: Engine) -> list[Place]:
+    """Where the backends of a version are to run: one on the CPU, or as many as wished on each GPU.
+
+    Raises:
+        ProviderError: a device is not there.
+    """
+    gpus = [f"cuda:{number}" for number in range(count_gpus())]
+    devices = wanted.devices or _usual(wanted.provider, gpus)
+    if missing := [device for device in devices if device not in ("cpu", *gpus)]:
+        raise ProviderError(
+            f"there is no {' and no '.join(missing)[:200]} on this machine; it has {', '.join(['cpu', *gpus])}:"
+            " say so in devices, or leave them out"
+        )
+    if devices == ("cpu",):
+        return [Place("cpu", lanes=wanted.instances or cores(), buckets=wanted.buckets)]
+    numbers = [int(device.removeprefix("cuda:")) for device in devices]
+    return [Place("cuda", number, buckets=wanted.buckets) for number in numbers for _ in range(wanted.instances or 1)]
+
+
+def open_backend(model: bytes, macs: int, place: Place, shape: Shape) -> Backend:
     """A warmed backend.
 
     Args:
         model: ONNX file.
         macs: multiply-adds of one view.
-        provider: "auto" is CUDA when a GPU really works, else the CPU; one that is named never falls back.
+        place: where it runs.
         shape: height, width and channels to warm.
 
     Raises:
-        ProviderError: CUDA was named and does not work here.
+        ProviderError: CUDA does not work there, or its memory is full.
     """
-    backend: Backend
-    if provider == "cuda" or (provider == "auto" and _has_gpu()):
-        try:
-            backend = CudaBackend(model)
-            backend.warm(shape)
-        except Exception as error:
-            if provider == "cuda":
-                raise ProviderError("the CUDA provider does not work on this machine; use --provider cpu") from error
-            logger.warning("there is a GPU, and CUDA does not work on it; serving on the CPU", exc_info=True)
-        else:
-            return backend
-    backend = CpuBackend(model, macs)
-    backend.warm(shape)
-    return backend
+    if place.provider == "cpu":
+        most = place.buckets[-1] if place.buckets else None
+        cpu = CpuBackend(model, macs, lanes=place.lanes, max_batch_size=most)
+        cpu.warm(shape)
+        return cpu
+    try:
+        cuda = CudaBackend(model, place.number, place.buckets or BUCKETS)
+        cuda.warm(shape)
+    except Exception as error:
+        raise ProviderError(
+            f"{place.device} does not work, or has no room for it; see the server's log, or use --provider cpu"
+        ) from error
+    return cuda
 
 
-def _has_gpu() -> bool:
+def count_gpus() -> int:
     """Asks the driver itself: ONNX Runtime lists CUDA wherever it was built for it."""
     count = ctypes.c_int(0)
     with contextlib.suppress(OSError):
         driver = ctypes.CDLL("libcuda.so.1")
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    return False
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0
+
+
+def _usual(provider: str, gpus: list[str]) -> tuple[str, ...]:
+    if provider == "cpu" or (provider == "auto" and not gpus):
+        return ("cpu",)
+    if not gpus:
+        raise ProviderError("the CUDA provider does not work on this machine; use --provider cpu")
+    return tuple(gpus)
 
 
 def _session(model: bytes, provider: str, provider_options: dict[str, str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    # A graph that was read from bytes would look for them where the server was started.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     if provider == "CUDAExecutionProvider":
         ort.preload_dlls()  # from the packages of the gpu extra, where the system has no CUDA of its own
     session = ort.InferenceSession(

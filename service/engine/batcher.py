@@ -29,11 +29,12 @@ LATE = "the deadline passed before the answer was there"
 
 
 class Batcher:
-    """Runs entries on a backend.
+    """Runs entries on a backend, or on several that are alike.
 
     Args:
         backend: says how many lanes, how many views a batch, and whether entries are filled ahead.
         metrics: of this model.
+        others: more of its kind, on other devices; each backend is called by threads of its own alone.
         native: the shape that the backend has warmed; views of another run cold, and are counted.
         max_queue_size: in views.
         pool: fills entries ahead; needed by a backend that wants it.
@@ -45,24 +46,27 @@ class Batcher:
         backend: Backend,
         metrics: ModelMetrics,
         *,
+        others: Sequence[Backend] = (),
         max_queue_size: int,
         native: Shape | None = None,
         quantum: int | None = None,
         pool: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backend = backend
+        self._backends = (backend, *others)
         self._metrics = metrics
         self._native = native
         self._pool = pool if backend.fills_ahead else None
         self._clock = clock
+        owners = [each for each in self._backends for _ in range(each.lanes)]
         self._queue = BatchQueue(
-            max_batch_size=backend.max_batch_size, max_queue_size=max_queue_size, lanes=backend.lanes, quantum=quantum
+            max_batch_size=backend.max_batch_size, max_queue_size=max_queue_size, lanes=len(owners), quantum=quantum
         )
         self._changed = threading.Condition()
         self._closing = False
         self._lanes = [
-            threading.Thread(target=self._lane, name=f"lane-{number}", daemon=True) for number in range(backend.lanes)
+            threading.Thread(target=self._lane, args=(owner,), name=f"lane-{number}", daemon=True)
+            for number, owner in enumerate(owners)
         ]
         for lane in self._lanes:
             lane.start()
@@ -113,11 +117,11 @@ class Batcher:
         for lane in self._lanes:
             lane.join(max(0.0, end - time.monotonic()))
 
-    def _lane(self) -> None:
-        while self._serve():
+    def _lane(self, backend: Backend) -> None:
+        while self._serve(backend):
             pass
 
-    def _serve(self) -> bool:
+    def _serve(self, backend: Backend) -> bool:
         """Fills and runs the next batch; False when there will be none."""
         batch = self._next()
         if batch is None:
@@ -125,7 +129,7 @@ class Batcher:
         try:
             for entry in batch.to_fill:
                 self._fill(entry)
-            self._run(batch)
+            self._run(batch, backend)
         except Exception as error:  # what fails here fails its own batch, never the lane
             logger.exception("a batch of %d views failed", batch.rows)
             self._fail(batch.segments, error)
@@ -170,20 +174,20 @@ class Batcher:
                 self._queue.filled(entry)
             self._changed.notify_all()
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, backend: Backend) -> None:
         """Runs a batch; of one that fails only the culprits do."""
-        error = self._try(batch.segments)
+        error = self._try(batch.segments, backend)
         if error is None:
             return
         logger.error("the device failed on a batch of %d views", batch.rows, exc_info=error)
-        self._fail(isolate(batch.segments, self._again), error)
+        self._fail(isolate(batch.segments, functools.partial(self._again, backend=backend)), error)
 
-    def _again(self, segments: Sequence[Segment]) -> bool:
+    def _again(self, segments: Sequence[Segment], backend: Backend) -> bool:
         """Runs a part of a failed batch; whether that worked."""
         self._metrics.rerun()
-        return self._try(segments) is None
+        return self._try(segments, backend) is None
 
-    def _try(self, segments: Sequence[Segment]) -> Exception | None:
+    def _try(self, segments: Sequence[Segment], backend: Backend) -> Exception | None:
         """Runs those whose callers still wait; what the device said when it did not answer all of them."""
         now = self._clock()
         for segment in segments:
@@ -196,7 +200,7 @@ class Batcher:
             return None
         started = self._clock()
         try:
-            scores = self._backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            scores = backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
             if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
                 raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")  # noqa: TRY301 as if it had raised
         except Exception as error:  # noqa: BLE001 whatever a device raises

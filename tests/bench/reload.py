@@ -1,10 +1,12 @@
 """What swaps under load cost: A to B and back, while clients in a closed loop send one image after the other.
 
-    python tests/bench/reload.py [--models REPOSITORY NAME] [--clients 50] [--swaps 200] [--rest 0.2]
+    python tests/bench/reload.py [--models REPOSITORY NAME] [--clients 50] [--swaps 200] [--rest 0.2] [--idle 10]
 
 The server is a process of its own, and so are the clients (plain sockets); without --models the two versions are tiny
 graphs. A and B are the two smallest versions; a swap writes `versions = [N]` into serving.toml and asks for a reload.
-Every answer is checked: its digest is that of its version. Prints a table and writes JSON.
+Every answer is checked: its digest is that of its version. The server's memory is read after each swap, and once more
+when all clients have left and nothing was asked for a while: what a swap leaks grows as fast at the end as at the
+start, what the allocator keeps does not. Prints a table and writes JSON.
 """
 
 import argparse
@@ -57,6 +59,14 @@ class Result:
     during_per_second: float
     rss_before_mib: float
     rss_after_mib: float
+    rss_idle_mib: float
+    """When the clients had left for a while."""
+    first_kib_per_swap: float
+    """Growth over the first 50 swaps, or the first half: the slope of a straight line."""
+    last_kib_per_swap: float
+    """Over as many at the end."""
+    rss_mib: list[float]
+    """After each swap."""
 
 
 def picture() -> bytes:
@@ -140,9 +150,16 @@ def resident(pid: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def swap_all(port: int, folder: Path, versions: list[int], options: argparse.Namespace) -> list[float]:
-    """The seconds of each swap."""
-    seconds = []
+def growth(memory: list[float]) -> float:
+    """KiB a swap: the slope of the straight line nearest to the memory after each."""
+    return 1024 * float(np.polyfit(np.arange(len(memory)), memory, 1)[0])
+
+
+def swap_all(
+    server: subprocess.Popen[str], port: int, folder: Path, versions: list[int], options: argparse.Namespace
+) -> tuple[list[float], list[float]]:
+    """The seconds of each swap, and the memory after each."""
+    seconds, memory = [], []
     for turn in range(options.swaps):
         (folder / "serving.toml").write_text(f"versions = [{versions[(turn + 1) % 2]}]")
         begun = time.monotonic()
@@ -150,7 +167,8 @@ def swap_all(port: int, folder: Path, versions: list[int], options: argparse.Nam
         seconds.append(time.monotonic() - begun)
         assert [change["outcome"] for change in changes] == ["loaded", "retired"], changes
         time.sleep(options.rest)
-    return seconds
+        memory.append(resident(server.pid))
+    return seconds, memory
 
 
 def measure(repository: Path, name: str, options: argparse.Namespace) -> Result:
@@ -170,17 +188,19 @@ def measure(repository: Path, name: str, options: argparse.Namespace) -> Result:
         steady = time.monotonic()
         time.sleep(options.steady)
         before, first = resident(server.pid), time.monotonic()
-        seconds = swap_all(port, repository / name, versions, options)
+        seconds, memory = swap_all(server, port, repository / name, versions, options)
         last = time.monotonic()
         time.sleep(1.0)
         after = resident(server.pid)
         ended.set()
         answers: list[Answer] = found.get()
         sender.join()
+        time.sleep(options.idle)
+        memory = [before, *memory, after, resident(server.pid)]
     finally:
         server.terminate()
         server.wait()
-    return tell(answers, digests, (steady, first, last), seconds, (before, after), options.clients)
+    return tell(answers, digests, (steady, first, last), seconds, memory, options.clients)
 
 
 def tell(
@@ -188,10 +208,12 @@ def tell(
     digests: dict[int, str],
     times: tuple[float, float, float],
     seconds: list[float],
-    memory: tuple[float, float],
+    memory: list[float],
     count: int,
 ) -> Result:
     steady, first, last = times
+    before, *swapped, after, idle = memory
+    end = min(50, len(swapped) // 2)
     quiet = 1000 * np.array([answer[1] for answer in answers if steady <= answer[0] and answer[0] + answer[1] <= first])
     during = 1000 * np.array([answer[1] for answer in answers if first <= answer[0] + answer[1] and answer[0] <= last])
     good = [answer for answer in answers if answer[2] == HTTPStatus.OK]
@@ -209,8 +231,12 @@ def tell(
         during_max_ms=float(during.max()),
         steady_per_second=len(quiet) / (first - steady),
         during_per_second=len(during) / (last - first),
-        rss_before_mib=memory[0],
-        rss_after_mib=memory[1],
+        rss_before_mib=before,
+        rss_after_mib=after,
+        rss_idle_mib=idle,
+        first_kib_per_swap=growth(swapped[:end]),
+        last_kib_per_swap=growth(swapped[-end:]),
+        rss_mib=swapped,
     )
 
 
@@ -221,6 +247,7 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=200)
     parser.add_argument("--rest", type=float, default=0.2, help="seconds between two swaps")
     parser.add_argument("--steady", type=float, default=10.0, help="seconds before the first swap")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds between the last answer and the last figure")
     parser.add_argument("--json", type=Path, default=Path("build/reload.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +260,8 @@ def main() -> None:
                 write_colour_bundle(repository, name, scale=scale)
         result = measure(repository, name, options)
     for key, value in asdict(result).items():
-        print(f"{key:>20}  {value:.4g}")
+        if not isinstance(value, list):
+            print(f"{key:>20}  {value:.4g}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(asdict(result), indent=1))
 

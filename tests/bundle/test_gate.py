@@ -38,6 +38,12 @@ def with_fill(count: int) -> bytes:
     return whole[:2] + b"\xff" * count + whole[2:]
 
 
+def with_junk(count: int) -> bytes:
+    """Behind a segment for an extension, whose length would hide it."""
+    whole = jpeg()
+    return whole[:2] + b"\xff\xf0" + (b"\xff\xfd" + b"\xff\x00" * 60).ljust(count, b"\x01") + whole[2:]
+
+
 def with_chunks(count: int) -> bytes:
     return PNG + b"\x00\x00\x00\x00tEXt\x00\x00\x00\x00" * count
 
@@ -48,6 +54,7 @@ def with_chunks(count: int) -> bytes:
         (with_scans, MAX_SCANS),
         (with_segments, MAX_SEGMENTS - 100),
         (with_fill, MAX_FILL),
+        (with_junk, MAX_FILL),
         (with_chunks, MAX_SEGMENTS - 1),
     ],
 )
@@ -63,6 +70,11 @@ def test_real_files_pass(progressive: bool) -> None:
     check_structure(jpeg(progressive=progressive))
 
 
+def test_what_follows_the_picture_is_not_counted() -> None:
+    """A phone's moving photo has a film behind it, in which the bytes of a scan's marker come up by chance."""
+    check_structure(jpeg() + b"\xff\xda" * 1000 + bytes(1 << 20))
+
+
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 7, 8, 9, 20, 100])
 def test_what_is_cut_short_is_left_to_the_decoder(length: int) -> None:
     for whole in (jpeg(), PNG + b"\x7f\xff\xff\xffIDAT" + bytes(100), b"RIFF", b"text"):
@@ -71,8 +83,14 @@ def test_what_is_cut_short_is_left_to_the_decoder(length: int) -> None:
 
 @pytest.mark.parametrize(
     "hostile",
-    [b"\xff\xd8" + b"\xff" * (1 << 24), with_segments(1 << 22), with_chunks(1 << 20)],
-    ids=["fill", "segments", "chunks"],
+    [
+        b"\xff\xd8" + b"\xff" * (1 << 24),
+        b"\xff\xd8\xff\xe0\0\2" + bytes(1 << 24),
+        b"\xff\xd8" + b"\xff\0" * (1 << 23),
+        with_segments(1 << 22),
+        with_chunks(1 << 20),
+    ],
+    ids=["fill", "junk", "escapes", "segments", "chunks"],
 )
 def test_files_of_16_mib_are_refused_without_reading_them_whole(hostile: bytes) -> None:
     with pytest.raises(BadImageError):

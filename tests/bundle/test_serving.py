@@ -32,6 +32,26 @@ def test_every_wish_is_read(tmp_path: Path) -> None:
     assert serving(tmp_path, 'versions = "latest"').versions == "latest"
 
 
+def test_every_wish_of_the_engine_is_read(tmp_path: Path) -> None:
+    content = 'devices = ["cuda:0", "cuda:1"]\ninstances = 2\nbuckets = [1, 8, 1024]\nmax_queue_size = 100\n'
+    more = 'plans = ["center", "flips"]\ntimeout_ms = 500\npriority = -1\n'
+    assert serving(tmp_path, content + more) == Serving(
+        devices=("cuda:0", "cuda:1"),
+        instances=2,
+        buckets=(1, 8, 1024),
+        max_queue_size=100,
+        plans=("center", "flips"),
+        timeout_ms=500,
+        priority=-1,
+    )
+    assert serving(tmp_path, 'devices = ["cpu"]').devices == ("cpu",)
+    assert serving(tmp_path, 'devices = "auto"') == Serving()
+
+
+DEVICES = 'is neither "auto" nor ["cpu"] nor a list of GPUs such as ["cuda:0"]'
+BUCKETS = "are no batch sizes; list them ascending, from 1 to 1024"
+
+
 VERSIONS = 'is neither "all" nor "latest" nor a list of versions such as [1, 3]'
 
 
@@ -53,6 +73,32 @@ VERSIONS = 'is neither "all" nor "latest" nor a list of versions such as [1, 3]'
             'stop = "exact" holds for average = "probabilities" alone; leave one of them out',
         ),
         ("view = 'center'", "view: there is no such key"),
+        (f"versions = {list(range(1, 102))}", "versions: 101 versions are listed, at most 100 are loaded; list fewer"),
+        ('devices = "cuda"', f"devices: 'cuda' {DEVICES}"),
+        ("devices = []", f"devices: [] {DEVICES}"),
+        ('devices = ["cpu", "cuda:0"]', f"devices: ['cpu', 'cuda:0'] {DEVICES}"),
+        ('devices = ["cuda:00"]', f"devices: ['cuda:00'] {DEVICES}"),
+        ("devices = [0]", f"devices: [0] {DEVICES}"),
+        (
+            'devices = ["cuda:0", "cuda:0"]',
+            "devices: ['cuda:0', 'cuda:0'] names a device twice; set instances for several sessions on each",
+        ),
+        ("instances = 0", "instances: Input should be greater than or equal to 1, not 0"),
+        ("instances = 257", "instances: Input should be less than or equal to 256, not 257"),
+        ("buckets = []", f"buckets: [] {BUCKETS}"),
+        ("buckets = [0, 1]", f"buckets: [0, 1] {BUCKETS}"),
+        ("buckets = [4, 2]", f"buckets: [4, 2] {BUCKETS}"),
+        ("buckets = [2, 2]", f"buckets: [2, 2] {BUCKETS}"),
+        ("buckets = [1025]", f"buckets: [1025] {BUCKETS}"),
+        ("max_queue_size = 0", "max_queue_size: Input should be greater than or equal to 1, not 0"),
+        ("timeout_ms = 0", "timeout_ms: Input should be greater than or equal to 1, not 0"),
+        ("priority = 2", "priority: Input should be less than or equal to 1, not 2"),
+        ("plans = []", "plans: give one at least"),
+        ('plans = "center"', "plans: write a list: [...], or tables whose name stands in double brackets, [[...]]"),
+        (
+            'plans = ["flips", "ten_crop"]',
+            "views = 'center' is not among plans (flips, ten_crop); add it, or choose one",
+        ),
     ],
 )
 def test_a_wrong_wish_is_refused_by_its_place(tmp_path: Path, content: str, said: str) -> None:

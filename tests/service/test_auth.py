@@ -132,18 +132,39 @@ def routes() -> set[str]:
     return {route.path for module in modules if hasattr(module, "router") for route in module.router.routes}
 
 
+OPEN = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
+
+
+def test_probes_ask_for_no_key(guarded: httpx.Client) -> None:
+    """Both protocols'; that of one model tells of what is served, and asks."""
+    assert {guarded.get(path).status_code for path in OPEN} == {200}
+    assert guarded.get("/v2/models/colours/ready").status_code == 401
+
+
+def test_the_schema_says_how_a_key_is_sent(guarded: httpx.Client, client: httpx.Client) -> None:
+    document = guarded.get("/openapi.json", headers=bearer(ADMIN)).json()
+    schemes = document["components"]["securitySchemes"]
+    assert schemes["bearer"] == {"type": "http", "scheme": "bearer"}
+    assert schemes["header"] == {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    either: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation.get("security") == (None if path in OPEN else either), path
+    assert "securitySchemes" not in client.get("/openapi.json").json()["components"], "no key is asked for there"
+
+
 def test_every_route_has_the_scope_of_its_kind() -> None:
     assert {"/livez", "/metrics", "/v1/models", "/v1/models/{name}:classify"} <= routes()
     for path in routes():
         changing = "/repository" in path and not path.endswith("/index")
-        open_ = path in ("/livez", "/readyz")
+        open_ = path in OPEN
         wanted = {"/metrics": "metrics"}.get(path, "admin" if changing else None if open_ else "infer")
         assert scope_of(path) == wanted, path
 
 
 def test_no_method_of_any_route_is_open(guarded: httpx.Client) -> None:
     """Every path there is, and odd spellings of some, with every method: no key, no answer."""
-    paths = {*routes(), "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"} - {"/livez", "/readyz"}
+    paths = {*routes(), "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"} - OPEN
     odd = [
         "/livez/",
         "//livez",

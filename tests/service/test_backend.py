@@ -9,7 +9,8 @@ from bundle import store
 from bundle.store import Bundle
 from fakes import write_colour_bundle
 from service.engine import backend as backends
-from service.engine.backend import BUCKETS, CpuBackend, CudaBackend, open_backend
+from service.engine.backend import BUCKETS, CpuBackend, CudaBackend, Engine, Place, find_places, open_backend
+from service.engine.limits import cores
 from service.errors import ProviderError
 
 SHAPE = (8, 8, 3)
@@ -62,6 +63,31 @@ def test_cuda_runs_only_the_buckets_it_has_warmed(monkeypatch: pytest.MonkeyPatc
     assert set(session.shapes) == warmed
 
 
+def test_cuda_runs_the_buckets_that_are_wished(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = NotingSession()
+    monkeypatch.setattr(backends, "_session", lambda *_: session)
+    backend = CudaBackend(b"", buckets=(3, 5))
+    backend.warm(SHAPE)
+    assert backend.max_batch_size == 5
+    for rows in range(1, 6):
+        assert backend.run(np.full((rows, *SHAPE), rows, np.uint8)).tolist() == [[rows] * 3] * rows
+    assert [shape[0] for shape in session.shapes] == [3, 5, 3, 3, 3, 5, 5]
+
+
+def test_cuda_says_on_which_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def session(_: bytes, provider: str, options: dict[str, str]) -> NotingSession:
+        asked.append((provider, options["device_id"]))
+        return NotingSession()
+
+    monkeypatch.setattr(backends, "_session", session)
+    monkeypatch.setattr(backends, "count_gpus", lambda: 2)
+    for place in find_places(Engine(1)):
+        open_backend(b"", 1, place, SHAPE)
+    assert asked == [("CUDAExecutionProvider", "0"), ("CUDAExecutionProvider", "1")]
+
+
 def test_cuda_runs_other_sizes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dense view is large, and each of its shapes is new: padding would be computed for nothing."""
     session = NotingSession()
@@ -73,35 +99,66 @@ def test_cuda_runs_other_sizes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     assert session.shapes == [(3, 9, 11, 3)]
 
 
-def test_a_provider_that_is_named_never_falls_back(bundle: Bundle) -> None:
-    if backends._has_gpu():
-        pytest.skip("there is a GPU here")
-    with pytest.raises(ProviderError, match="--provider cpu"):
-        open_backend(bundle.model, 1, "cuda", SHAPE)
-
-
-def test_auto_is_the_cpu_without_a_gpu(bundle: Bundle) -> None:
-    if backends._has_gpu():
-        pytest.skip("there is a GPU here")
-    assert open_backend(bundle.model, 1, "auto", SHAPE).provider == "cpu"
-
-
-def test_auto_serves_on_the_cpu_when_cuda_does_not_work(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("gpus", "wanted", "devices"),
+    [
+        (0, Engine(1), ["cpu"]),
+        (2, Engine(1), ["cuda:0", "cuda:1"]),
+        (2, Engine(1, "cpu"), ["cpu"]),
+        (1, Engine(1, "cuda", instances=2), ["cuda:0", "cuda:0"]),
+        (4, Engine(1, devices=("cuda:3", "cuda:1"), instances=2), ["cuda:3", "cuda:3", "cuda:1", "cuda:1"]),
+        (4, Engine(1, "cuda", devices=("cpu",)), ["cpu"]),
+    ],
+)
+def test_the_places_are_those_that_are_wished(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, wanted: Engine, devices: list[str]
 ) -> None:
-    def broken(_: bytes) -> CudaBackend:
-        raise RuntimeError("no driver")
+    monkeypatch.setattr(backends, "count_gpus", lambda: gpus)
+    assert [place.device for place in find_places(wanted)] == devices
 
-    monkeypatch.setattr(backends, "_has_gpu", lambda: True)
-    monkeypatch.setattr(backends, "CudaBackend", broken)
-    assert open_backend(bundle.model, 1, "auto", SHAPE).provider == "cpu"
-    assert "CUDA does not work" in caplog.text
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (Engine(1, devices=("cuda:0", "cuda:2")), "there is no cuda:2 on this machine; it has cpu, cuda:0, cuda:1"),
+        (Engine(1, devices=("cuda:7", "cuda:2")), "there is no cuda:7 and no cuda:2 on this machine"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused_naming_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, wanted: Engine, said: str
+) -> None:
+    monkeypatch.setattr(backends, "count_gpus", lambda: 2)
+    with pytest.raises(ProviderError, match=said):
+        find_places(wanted)
+
+
+def test_the_cpu_has_as_many_lanes_as_instances_and_batches_as_large_as_the_last_bucket(bundle: Bundle) -> None:
+    (place,) = find_places(Engine(1, "cpu", instances=5, buckets=(2, 6)))
+    backend = open_backend(bundle.model, 1_814_073_344, place, SHAPE)
+    assert (backend.lanes, backend.max_batch_size) == (5, 6)
+    (place,) = find_places(Engine(1, "cpu"))
+    assert open_backend(bundle.model, 1, place, SHAPE).lanes == cores()
+
+
+def test_cuda_that_is_named_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "count_gpus", lambda: 0)
+    with pytest.raises(ProviderError, match="--provider cpu"):
+        find_places(Engine(1, "cuda"))
+
+
+def test_a_provider_never_falls_back_by_itself(bundle: Bundle) -> None:
+    """ONNX Runtime would only warn."""
+    if backends.count_gpus():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ProviderError, match=r"cuda:0 does not work, .* use --provider cpu"):
+        open_backend(bundle.model, 1, Place("cuda"), SHAPE)
 
 
 @pytest.mark.gpu
 def test_cuda_meets_the_golden_answers(bundle: Bundle) -> None:
-    if not backends._has_gpu():
+    if not backends.count_gpus():
         pytest.skip("there is no GPU here")
-    backend = open_backend(bundle.model, 1, "cuda", SHAPE)
-    assert backend.provider == "cuda"
-    bundle.golden.check(backend.run(bundle.golden.images), "cuda")
+    for place in find_places(Engine(1, "cuda", instances=2)):
+        backend = open_backend(bundle.model, 1, place, SHAPE)
+        assert backend.provider == "cuda"
+        bundle.golden.check(backend.run(bundle.golden.images), "cuda")

@@ -75,8 +75,9 @@ def start(metrics: Metrics) -> Iterator[Callable[..., Batcher]]:
 
     yield make
     for batcher in batchers:
-        if isinstance(batcher._backend, GatedBackend):
-            batcher._backend.release(1000)
+        for backend in batcher._backends:
+            if isinstance(backend, GatedBackend):
+                backend.release(1000)
         batcher.close(SOON)
 
 
@@ -547,3 +548,55 @@ def test_a_finished_entry_and_its_upload_are_free_at_once(start: Callable[..., B
         assert alive() is None
     finally:
         gc.enable()
+
+
+class NotingBackend(GatedBackend):
+    """Also notes who called, and may be broken."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__(max_batch_size=2)
+        self.callers: set[int] = set()
+        self.broken = broken
+
+    def run(self, images: Pixels) -> Scores:
+        self.callers.add(threading.get_ident())
+        scores = super().run(images)
+        if self.broken:
+            raise RuntimeError("a device is lost")
+        return scores
+
+
+def test_devices_run_side_by_side_each_called_by_a_thread_of_its_own(start: Callable[..., Batcher]) -> None:
+    devices = [NotingBackend(), NotingBackend(), NotingBackend()]
+    batcher = start(devices[0], others=devices[1:])
+    for round_ in range(4):
+        entry = marked(6, round_)
+        batcher.submit(entry)
+        for device in devices:  # all three have begun before any may end
+            assert device.started.acquire(timeout=SOON)
+        for device in devices:
+            device.release(1)
+        assert entry.future.result(SOON).tolist() == expected(6, round_)
+    assert [device.batches for device in devices] == [[2] * 4] * 3
+    assert [len(device.callers) for device in devices] == [1, 1, 1]
+    assert len(set.union(*(device.callers for device in devices))) == 3
+
+
+def test_a_device_that_fails_fails_its_own_batch(start: Callable[..., Batcher]) -> None:
+    good, bad = NotingBackend(), NotingBackend(broken=True)
+    batcher = start(good, others=[bad])
+    entries = [marked(2, mark) for mark in range(2)]
+    for entry in entries:
+        batcher.submit(entry)
+    for device in (good, bad):
+        assert device.started.acquire(timeout=SOON)
+        device.release(1)
+    ended = [entry.future.exception(SOON) for entry in entries]
+    assert sorted(type(error).__name__ for error in ended) == ["BackendError", "NoneType"]
+    (whole,) = [entry for entry in entries if entry.future.exception(SOON) is None]
+    assert whole.future.result(SOON).tolist() == expected(2, entries.index(whole))
+
+
+def test_the_wait_is_shared_by_all_devices(start: Callable[..., Batcher]) -> None:
+    devices = [NotingBackend() for _ in range(4)]
+    assert start(devices[0], others=devices[1:])._queue._lanes == 4

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import httpx
@@ -142,6 +144,35 @@ def test_a_body_that_does_not_arrive_is_408_at_its_deadline(server: httpx.Client
         found.sendall(POST + framing)
         assert told(rest(found)) == (408, "request_timeout")
         assert BODY_SECONDS - 0.05 < time.monotonic() - started < BODY_SECONDS + SLACK
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["while it is read", "before it is read"])
+def test_what_is_refused_within_its_body_is_told_once(
+    server: httpx.Client, caplog: pytest.LogCaptureFixture, begun: bool
+) -> None:
+    """By the application, whose request it was: one line and one count, of the client's status, under one id."""
+    caplog.set_level(logging.INFO, "service.logs")
+    header = POST + b"X-Request-Id: within\r\nTransfer-Encoding: chunked\r\n"
+    with connection(server) as found:
+        if begun:
+            found.sendall(header + b"Expect: 100-continue\r\n\r\n")
+            assert found.recv(1000).startswith(b"HTTP/1.1 100")
+        found.sendall((b"" if begun else header + b"\r\n") + b"1\r\naXX")
+        answer = rest(found)
+    assert told(answer) == (400, "bad_request")
+    end = time.monotonic() + 5
+    while server.get("/livez") and not (lines := posted(caplog)):  # a line is written behind its answer
+        assert time.monotonic() < end
+    (line,) = lines
+    assert (line["id"] == "within") == begun
+    assert b"\r\nx-request-id: %s\r\n" % line["id"].encode() in answer
+    assert (line["status"], line["code"], line["route"]) == (400, "bad_request", "/v1/models/{name}:classify")
+
+
+def posted(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines of requests other than the probes."""
+    found = [vars(record)["request"] for record in caplog.records]
+    return [line for line in found if line["route"] != "/livez"]
 
 
 def test_a_slow_answer_is_no_slow_request(tmp_path: Path) -> None:
@@ -300,7 +331,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
         transport.is_closing.return_value = False
         transport.get_extra_info.return_value = None
         transport.abort.side_effect = aborted.set
-        connect = edge(Settings(body_timeout=0.1), Metrics().refused)
+        connect = edge(Settings(body_timeout=0.1), Metrics())
         protocol = connect(config=uvicorn.Config(Mock(), log_config=None), server_state=ServerState(), app_state={})
         protocol.connection_made(transport)
         protocol.pause_writing()

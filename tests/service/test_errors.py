@@ -15,8 +15,8 @@ from service.api.errors import STATUS, to_problem
 from service.app import create_app
 from service.settings import Settings
 
-NEVER_IN_A_REQUEST = {errors.ServiceError, errors.ProviderError}
-"""The root, and one that only loading meets."""
+NEVER_IN_A_REQUEST = {errors.ServiceError, errors.ProviderError, errors.NotEnoughMemoryError}
+"""The root, and those that only loading meets."""
 
 
 def test_every_error_of_a_request_has_its_status() -> None:

@@ -141,7 +141,7 @@ def test_every_line_is_an_object_of_fixed_fields(told: tuple[list[str], str]) ->
 def test_no_client_forges_a_line_or_leaves_words_in_one(told: tuple[list[str], str]) -> None:
     assert not [line for line in told[0] if "forged" in line.lower() or "secret-name" in line or "\x1b" in line]
     methods = {line["method"] for line in map(json.loads, told[0]) if "method" in line}
-    assert methods == {"GET", "POST", "other"}
+    assert methods == {"GET", "POST", "other", None}, "None: no request"
 
 
 def test_the_line_of_an_answer(told: tuple[list[str], str]) -> None:
@@ -167,6 +167,18 @@ def test_the_lines_of_refusals(told: tuple[list[str], str]) -> None:
     assert (line["status"], line["code"], line["model"], line["bytes_in"]) == (422, "image_empty", "colours", 0)
     line = request(told[0], "unknown")
     assert (line["status"], line["code"], line["model"]) == (404, "model_not_found", None)
+
+
+def test_a_refused_connection_has_a_line_and_a_count(told: tuple[list[str], str]) -> None:
+    """The two of `ask_badly` that are no HTTP: of these nothing is known but the refusal."""
+    found = [line for line in map(json.loads, told[0]) if line["message"] == "request" and line["route"] is None]
+    assert [(line["status"], line["code"]) for line in found] == 2 * [(400, "bad_request")]
+    assert len({line["id"] for line in found}) == 2
+    for line in found:
+        assert {line[name] for name in ("method", "key", "model", "version", "plan")} == {None}
+        assert 0 <= line["total_ms"] < 5000
+    counted = [line for line in told[1].splitlines() if line.startswith("multicrop_http_requests_total")]
+    assert 'multicrop_http_requests_total{method="other",route="other",status="400"} 2.0' in counted
 
 
 def series(text: str, name: str, **labels: str) -> float:

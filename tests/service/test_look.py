@@ -83,7 +83,7 @@ def start() -> Iterator[Callable[..., Batcher]]:
 
     yield make
     for batcher in batchers:
-        device = batcher._backend
+        device = batcher._backends[0]
         assert isinstance(device, Device)
         device.allowed.release(1000)
         batcher.close(SOON)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from fakes import FakeBackend, write_colour_bundle
 from live import serve
 from service.settings import Settings
-from service.statistics import CountedBackend, Duration, Stages, Statistics
+from service.statistics import CountedBackend, Duration, Stages, Statistics, total
 
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
@@ -155,3 +155,8 @@ def test_batches_that_fail_are_not_counted() -> None:
     with pytest.raises(RuntimeError):
         counted.run(np.zeros((3, 1, 1, 3), np.uint8))
     assert {size: batches.count for size, batches in counted.batches.items()} == {1: 1, 2: 2}
+
+
+def test_the_batches_of_several_devices_are_counted_together() -> None:
+    parts = [{4: Duration(2, 70), 8: Duration(1, 5)}, {}, {1: Duration(1, 1), 4: Duration(3, 30)}]
+    assert list(total(parts).items()) == [(1, Duration(1, 1)), (4, Duration(5, 100)), (8, Duration(1, 5))]
