@@ -1,9 +1,9 @@
-"""What large requests cost the small ones, on a fake device of 5 ms a batch.
+"""What large requests cost the small ones, on a fake device of 5 ms a batch, or with a network on the CPU.
 
-    python tests/bench/fairness.py [--quantum 32 4 1] [--seconds 5] [--rounds 3]
+    python tests/bench/fairness.py [--model REPOSITORY NAME] [--quantum 32 4 1] [--seconds 5] [--rounds 3]
 
-Closed loop, no HTTP, pixels drawn ahead by a pool as for a GPU: each client sends its next request when it has the
-answer. Prints a table and writes JSON.
+Closed loop, no HTTP: each client sends its next request when it has the answer. For the fake device pixels are drawn
+ahead by a pool, as for a GPU. Prints a table and writes JSON.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +21,16 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
+from bundle import store
 from fakes import FakeBackend
+from service.engine.backend import CpuBackend
 from service.engine.batcher import Batcher
-from service.engine.entry import Entry, Pixels
+from service.engine.entry import Entry, Pixels, Shape
 from service.metrics import Metrics
+from service.statistics import CountedBackend
 
 DEVICE_SECONDS = 0.005
 MAX_BATCH_SIZE = 32
-SHAPE = (1, 1, 3)
 COLUMNS = {
     "small": 5,
     "large": 5,
@@ -53,6 +56,12 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Device:
+    open: Callable[[], CountedBackend]
+    shape: Shape
+
+
+@dataclass(frozen=True)
 class Result:
     quantum: int
     small: int
@@ -71,41 +80,59 @@ def blank(pixels: Pixels) -> None:
     pixels[:] = 0
 
 
-async def client(batcher: Batcher, rows: int, end: float, seconds: list[float]) -> None:
+def fake() -> Device:
+    return Device(
+        lambda: CountedBackend(FakeBackend(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE, fills_ahead=True)),
+        (1, 1, 3),
+    )
+
+
+def network(repository: str, name: str) -> Device:
+    bundle = store.open_bundle(Path(repository), name, max(store.versions(Path(repository), name)))
+    wanted = bundle.manifest.input
+    return Device(
+        lambda: CountedBackend(CpuBackend(bundle.model, bundle.manifest.macs)),
+        (wanted.height, wanted.width, wanted.channels),
+    )
+
+
+async def client(batcher: Batcher, shape: Shape, rows: int, end: float, seconds: list[float]) -> None:
     while (started := time.monotonic()) < end:
-        entry = Entry(rows, SHAPE, blank)
+        entry = Entry(rows, shape, blank)
         batcher.submit(entry)
         await asyncio.wrap_future(entry.future)
         seconds.append(time.monotonic() - started)
 
 
-def measure(load: Load, quantum: int, duration: float) -> Result:
-    backend = FakeBackend(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE, fills_ahead=True)
+def measure(device: Device, load: Load, quantum: int | None, duration: float) -> Result:
+    backend = device.open()
     pool = ThreadPoolExecutor(2)
-    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=1_000_000, quantum=quantum, pool=pool)
+    batcher = Batcher(backend, Metrics().of("bench"), max_queue_size=1_000_000, quantum=quantum, pool=pool)
     small: list[float] = []
     large: list[float] = []
 
     async def everybody() -> None:
         end = time.monotonic() + duration
-        ones = (client(batcher, 1, end, small) for _ in range(load.small))
-        others = (client(batcher, load.views, end, large) for _ in range(load.large))
+        ones = (client(batcher, device.shape, 1, end, small) for _ in range(load.small))
+        others = (client(batcher, device.shape, load.views, end, large) for _ in range(load.large))
         await asyncio.gather(*ones, *others)
 
     asyncio.run(everybody())
     batcher.close(1.0)
     pool.shutdown()
+    runs = sum(took.count for took in backend.batches.values())
+    views = sum(size * took.count for size, took in backend.batches.items())
     return Result(
-        quantum=quantum,
+        quantum=quantum or max(backend.max_batch_size // 8, 1),
         small=load.small,
         large=load.large,
         views=load.views,
-        fill=float(np.mean(backend.batches)) / MAX_BATCH_SIZE,
+        fill=views / runs / backend.max_batch_size,
         small_p50_ms=1000 * float(np.percentile(small, 50)),
         small_p95_ms=1000 * float(np.percentile(small, 95)),
         small_p99_ms=1000 * float(np.percentile(small, 99)),
         large_p50_ms=1000 * float(np.percentile(large, 50)) if large else None,
-        views_per_second=sum(backend.batches) / duration,
+        views_per_second=views / duration,
     )
 
 
@@ -120,14 +147,17 @@ def median(results: list[Result]) -> dict[str, float | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quantum", type=int, nargs="+", default=[MAX_BATCH_SIZE, MAX_BATCH_SIZE // 8, 1])
+    parser.add_argument("--model", nargs=2, metavar=("REPOSITORY", "NAME"), help="a network instead of the fake device")
+    parser.add_argument("--quantum", type=int, nargs="+", help="in views; that of the service with a network")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("build/fairness.json"))
     options = parser.parse_args()
     loads = [Load(32, 0), Load(64, 0), Load(32, 32), Load(50, 0), Load(50, 4, 150)]
-    cases = [(load, quantum) for load in loads for quantum in (options.quantum if load.large else [1])]
-    rounds = [[measure(load, quantum, options.seconds) for load, quantum in cases] for _ in range(options.rounds)]
+    device = network(*options.model) if options.model else fake()
+    quanta = options.quantum or ([None] if options.model else [MAX_BATCH_SIZE, MAX_BATCH_SIZE // 8, 1])
+    cases = [(load, quantum) for load in loads for quantum in (quanta if load.large else quanta[-1:])]
+    rounds = [[measure(device, *case, options.seconds) for case in cases] for _ in range(options.rounds)]
     results = [median(list(column)) for column in zip(*rounds, strict=True)]
     print("  ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
     for row in results:
