@@ -2,7 +2,7 @@
 
     python tests/bench/bad_inputs.py [--repeats 100]
 
-The cases are those of tests/service/test_catalogue.py, against one process. Prints a table; exit status 1 when a case
+The cases are those of tests/service/test_bad_inputs.py, against one process. Prints a table; exit status 1 when a case
 fails.
 """
 
