@@ -1,5 +1,6 @@
 """A real server on a free port for every test file that asks for one, and images to send to it."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from service.settings import Settings
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 """Real weights and images that may not be published with the project; tests that need them are skipped elsewhere."""
+
+
+def pytest_configure() -> None:
+    """A shell that starts the suite in the background ignores Ctrl-C for it, and so would whatever the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

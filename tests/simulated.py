@@ -232,6 +232,22 @@ class Simulation:
                 if entry.priority == first.priority:
                     self._fates[entry].passed += 1
                     require(self._fates[entry].passed <= self._fates[entry].ahead, "everybody has a turn")
+        self._check_shares(batch, waiting)
+
+    def _check_shares(self, batch: Batch, waiting: Sequence[Entry]) -> None:
+        """Of those who could have had one place more."""
+        shape, taken = batch.segments[0].entry.shape, {segment.entry for segment in batch.segments}
+        for entry in waiting:
+            if not entry.untaken or entry.cost > 1 or entry.shape != shape:
+                continue
+            if entry in taken:
+                lower = any(segment.entry.priority < entry.priority for segment in batch.segments)
+                require(not lower, "a lower priority has what is left over")
+            elif entry.state in (State.WAITING, State.READY):
+                for segment in batch.segments:
+                    turn = max(self._queue._quantum, segment.entry.cost)
+                    fair = segment.cost <= turn or segment.entry.priority > entry.priority
+                    require(fair, "nobody has a second turn before the first of another")
 
     def _run(self, batch: Batch) -> Steps:
         worked = yield from self._try(batch.segments)

@@ -31,8 +31,8 @@ class BatchQueue:
         max_batch_size: most in a batch; a view that is larger than that runs by itself.
         max_queue_size: most that wait; a request larger than that is accepted when nothing waits.
         lanes: how many callers take at once; only the predicted wait depends on it.
-        quantum: what an entry gives to a batch before the others have their turn; an eighth of a batch when None
-            (measured in docs/adr/0002-quantum.md).
+        quantum: what an entry gives to a batch before the others have their turn; when None an eighth of a batch, and
+            at least 4 where a batch holds them (measured in docs/adr/0002-quantum.md).
     """
 
     def __init__(self, *, max_batch_size: int, max_queue_size: int, lanes: int = 1, quantum: int | None = None) -> None:
@@ -41,7 +41,7 @@ class BatchQueue:
         self.waiting = 0
         """What is offered and not taken."""
         self._lanes = lanes
-        self._quantum = quantum or max(max_batch_size // 8, 1)
+        self._quantum = quantum or max(max_batch_size // 8, min(max_batch_size, 4))
         self._times = RunTimes(max_batch_size)
         self._undrawn = 0
         """Entries that a taker has to fill."""
@@ -170,41 +170,54 @@ class BatchQueue:
             raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
 
     def _share(self, room: int) -> dict[Entry, int]:
-        """Deals a batch out: a quantum to each entry in turn, round after round, until it is full."""
+        """Deals a batch out: the highest priority first, a quantum to each entry in turn, round after round.
+
+        Where somebody is left out there is one round: what is in the batch would take their places again and again.
+        """
         shares: dict[Entry, int] = {}
-        candidates = self._in_order()
-        while room > 0 and candidates:
-            hungry = []
-            for entry in candidates:
-                fits = room // entry.cost or int(not shares)  # the first view of a batch is taken whatever it costs
-                turn = max(self._quantum // entry.cost, 1)
-                share = min(entry.untaken - shares.get(entry, 0), turn, fits)
-                if not share:
-                    continue
-                shares[entry] = shares.get(entry, 0) + share
-                room -= share * entry.cost
-                if room <= 0:
-                    break
-                if shares[entry] < entry.untaken:
-                    hungry.append(entry)
-            candidates = hungry
+        for priority in sorted(self._rings, reverse=True):
+            entries, everybody = self._in_order(priority, shares)
+            hungry, room = self._deal(entries, room, shares)
+            while hungry and everybody:
+                hungry, room = self._deal(hungry, room, shares)
+            if not everybody:
+                break
         return shares
 
-    def _in_order(self) -> list[Entry]:
-        """What may be taken, the next one first: of one shape, and at most one that its taker has to fill.
+    def _in_order(self, priority: int, shares: dict[Entry, int]) -> tuple[list[Entry], bool]:
+        """What may join a batch, the next one first, and whether that is everybody of its shape who could.
 
-        While a lane draws one image after the other, the other lanes would stand idle.
+        It ends before the second entry of a batch that its taker would have to fill: while a lane draws one image after
+        the other, the other lanes would stand idle.
         """
         found: list[Entry] = []
-        waiting = False
-        for priority in sorted(self._rings, reverse=True):
-            for entry in self._rings[priority]:
-                fits = not found or entry.shape == found[0].shape
-                if entry.state is State.FILLING or not fits or (entry.state is State.WAITING and waiting):
-                    continue
-                waiting = waiting or entry.state is State.WAITING
-                found.append(entry)
-        return found
+        shape = next(iter(shares)).shape if shares else None
+        drawing = any(entry.state is State.WAITING for entry in shares)
+        for entry in self._rings[priority]:
+            if entry.state is State.FILLING or entry.shape != (shape or entry.shape):
+                continue
+            if (entry.state is State.WAITING and drawing) or len(found) == self.max_batch_size:
+                return found, False
+            shape, drawing = entry.shape, drawing or entry.state is State.WAITING
+            found.append(entry)
+        return found, True
+
+    def _deal(self, entries: list[Entry], room: int, shares: dict[Entry, int]) -> tuple[list[Entry], int]:
+        """A turn to each; who could do with another one, and the room that is left."""
+        hungry = []
+        for entry in entries:
+            fits = room // entry.cost or int(not shares)  # the first view of a batch is taken whatever it costs
+            turn = max(self._quantum // entry.cost, 1)
+            share = min(entry.untaken - shares.get(entry, 0), turn, fits)
+            if not share:
+                continue
+            shares[entry] = shares.get(entry, 0) + share
+            room -= share * entry.cost
+            if room <= 0:
+                return [], 0
+            if shares[entry] < entry.untaken:
+                hungry.append(entry)
+        return hungry, room
 
     def _advance(self, segment: Segment) -> None:
         """Moves an entry behind the others after its turn; one without untaken views leaves the ring."""

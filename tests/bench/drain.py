@@ -11,28 +11,25 @@ found nobody listening any more, as they should. Exit status 1: a request was lo
 import argparse
 import asyncio
 import contextlib
-import io
 import json
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from PIL import Image
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from fakes import write_colour_bundle
+from samples import encode
+from servers import Server, serving
 
 GRACE = 30.0
 """Seconds for a server to end once it listens no more."""
@@ -50,12 +47,6 @@ class Round:
     """From the signal to the end of the process."""
     status: int | None = None
     """Of the process."""
-
-
-def encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def request(image: bytes) -> bytes:
@@ -96,49 +87,30 @@ async def client(port: int, requests: list[bytes], counts: Counter[str], seed: i
             await writer.wait_closed()
 
 
-def ready(address: str) -> bool:
-    try:
-        with urlopen(f"{address}/readyz") as found:  # noqa: S310 the address is ours
-            return bool(found.status == 200)
-    except (HTTPError, OSError):
-        return False
-
-
-async def flip(port: int) -> None:
-    while await asyncio.to_thread(ready, f"http://127.0.0.1:{port}"):
+async def flip(server: Server) -> None:
+    while await asyncio.to_thread(server.ready):
         pass
 
 
-async def load(server: subprocess.Popen[str], port: int, requests: list[bytes], clients: int, seed: int) -> Round:
+async def load(server: Server, requests: list[bytes], clients: int, seed: int) -> Round:
     """Clients, the signal after a random time, and what came of it."""
     found = Round()
     async with asyncio.TaskGroup() as tasks:
         for number in range(clients):
-            tasks.create_task(client(port, requests, found.counts, 1000 * seed + number))
+            tasks.create_task(client(server.port, requests, found.counts, 1000 * seed + number))
         await asyncio.sleep(random.Random(seed).uniform(0.5, 1.5))
-        server.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
-        await flip(port)
+        await flip(server)
         found.flip_ms = 1e3 * (time.monotonic() - begun)
-        found.status = await asyncio.to_thread(server.wait, GRACE)
+        found.status = await asyncio.to_thread(server.process.wait, GRACE)
         found.exit_s = time.monotonic() - begun
     return found
 
 
 def one_round(repository: Path, requests: list[bytes], options: argparse.Namespace, seed: int) -> Round:
-    command = [sys.executable, "-m", "service", "run", "--repository", str(repository), "--port", "0"]
-    command += ["--drain-delay", str(options.delay), "--log-format", "text"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        lines = iter(server.stderr.readline, "")
-        port = next(int(known[1]) for line in lines if (known := re.search(r"http://127.0.0.1:(\d+)", line)))
-        threading.Thread(target=lambda: list(lines), daemon=True).start()  # an unread pipe would hold the server up
-        while not ready(f"http://127.0.0.1:{port}"):
-            time.sleep(0.02)
-        try:
-            return asyncio.run(load(server, port, requests, options.clients, seed))
-        finally:
-            server.kill()
+    with serving(repository, "--drain-delay", str(options.delay), "--log-format", "text") as server:
+        return asyncio.run(load(server, requests, options.clients, seed))
 
 
 def main() -> int:
@@ -149,7 +121,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("build/drain.json"))
     options = parser.parse_args()
     noise = Image.effect_noise((640, 427), 60).convert("RGB")
-    small, large = encode(noise), encode(noise.resize((4000, 3000)))
+    small, large = encode(noise, "JPEG"), encode(noise.resize((4000, 3000)), "JPEG")
     requests = [request(small)] * 49 + [request(large)]
     rounds = []
     with tempfile.TemporaryDirectory() as folder:

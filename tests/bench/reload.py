@@ -18,10 +18,8 @@ import re
 import selectors
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -37,6 +35,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from bundle import store
 from fakes import write_colour_bundle
+from servers import Server, serving
 
 Answer = tuple[float, float, int, int | None, str | None]
 """Begun, seconds, status, version, digest."""
@@ -116,32 +115,11 @@ def parse(buffer: bytes) -> tuple[int, int | None, str | None] | None:
     return int(head.split()[1]), said.get("version"), said.get("digest")
 
 
-def start(repository: Path) -> tuple[subprocess.Popen[str], int]:
-    """A ready server and its port."""
-    command = [
-        sys.executable,
-        "-m",
-        "service",
-        "run",
-        "--repository",
-        str(repository),
-        "--port",
-        "0",
-        "--admin",
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    assert server.stderr is not None
-    lines = iter(server.stderr.readline, "")
-    port = next(int(found[1]) for line in lines if (found := re.search(r"http://[\d.]+:(\d+)", line)))
-    threading.Thread(target=lambda: list(lines), daemon=True).start()  # an unread pipe would block the server
-    while not any(version["state"] == "READY" for model in ask(port, "GET")["models"] for version in model["versions"]):
-        time.sleep(0.05)
-    return server, port
-
-
-def ask(port: int, method: str, path: str = "") -> Any:
-    with urlopen(Request(f"http://127.0.0.1:{port}/v1/repository{path}", method=method), timeout=60) as answer:
-        return json.load(answer)
+def reload(server: Server) -> Any:
+    """What it changed."""
+    request = Request(f"{server.url}/v1/repository/reload", method="POST")  # noqa: S310 the address is ours
+    with urlopen(request, timeout=60) as answer:  # noqa: S310
+        return json.load(answer)["changes"]
 
 
 def resident(pid: int) -> float:
@@ -156,18 +134,18 @@ def growth(memory: list[float]) -> float:
 
 
 def swap_all(
-    server: subprocess.Popen[str], port: int, folder: Path, versions: list[int], options: argparse.Namespace
+    server: Server, folder: Path, versions: list[int], options: argparse.Namespace
 ) -> tuple[list[float], list[float]]:
     """The seconds of each swap, and the memory after each."""
     seconds, memory = [], []
     for turn in range(options.swaps):
         (folder / "serving.toml").write_text(f"versions = [{versions[(turn + 1) % 2]}]")
         begun = time.monotonic()
-        changes = ask(port, "POST", "/reload")["changes"]
+        changes = reload(server)
         seconds.append(time.monotonic() - begun)
         assert [change["outcome"] for change in changes] == ["loaded", "retired"], changes
         time.sleep(options.rest)
-        memory.append(resident(server.pid))
+        memory.append(resident(server.process.pid))
     return seconds, memory
 
 
@@ -178,28 +156,24 @@ def measure(repository: Path, name: str, options: argparse.Namespace) -> Result:
         for number in versions
     }
     (repository / name / "serving.toml").write_text(f"versions = [{versions[0]}]")
-    server, port = start(repository)
     context = multiprocessing.get_context("spawn")
     ended, found = context.Event(), context.Queue()
-    try:
-        sender = context.Process(target=clients, args=(port, name, options.clients, ended, found), daemon=True)
+    with serving(repository, "--admin") as server:
+        sender = context.Process(target=clients, args=(server.port, name, options.clients, ended, found), daemon=True)
         sender.start()
         time.sleep(3.0)  # the clients' imports, and the first answers
         steady = time.monotonic()
         time.sleep(options.steady)
-        before, first = resident(server.pid), time.monotonic()
-        seconds, memory = swap_all(server, port, repository / name, versions, options)
+        before, first = resident(server.process.pid), time.monotonic()
+        seconds, memory = swap_all(server, repository / name, versions, options)
         last = time.monotonic()
         time.sleep(1.0)
-        after = resident(server.pid)
+        after = resident(server.process.pid)
         ended.set()
         answers: list[Answer] = found.get()
         sender.join()
         time.sleep(options.idle)
-        memory = [before, *memory, after, resident(server.pid)]
-    finally:
-        server.terminate()
-        server.wait()
+        memory = [before, *memory, after, resident(server.process.pid)]
     return tell(answers, digests, (steady, first, last), seconds, memory, options.clients)
 
 

@@ -118,13 +118,31 @@ def test_a_taker_has_at_most_one_entry_to_fill() -> None:
     """Sixteen images over two lanes: neither lane draws them all while the other has nothing to do."""
     queue = BatchQueue(max_batch_size=16, max_queue_size=100, lanes=2)
     unfilled = [entry(1) for _ in range(3)]
-    filled = [entry(1) for _ in range(2)]
-    for one in unfilled:
-        queue.offer([one], 0.0)
+    filled, last = [entry(1) for _ in range(2)], entry(1)
+    queue.offer([unfilled[0]], 0.0)
     ready(queue, *filled)
-    first, second = queue.take(), queue.take()
-    assert [one for one, _, _ in parts(first)] == [unfilled[0], *filled]
-    assert [one for one, _, _ in parts(second)] == [unfilled[1]]
+    queue.offer([unfilled[1]], 0.0)
+    queue.offer([unfilled[2]], 0.0)
+    ready(queue, last)
+    assert [one for one, _, _ in parts(queue.take())] == [unfilled[0], *filled]
+    assert [one for one, _, _ in parts(queue.take())] == [unfilled[1]]
+    assert [one for one, _, _ in parts(queue.take())] == [unfilled[2], last]
+
+
+@pytest.mark.parametrize("max_batch_size", [1, 2, 4, 8, 16])
+def test_drawn_entries_do_not_take_the_places_of_those_that_are_yet_to_be_drawn(max_batch_size: int) -> None:
+    """Until the last of twelve has its turn, four large ones that are drawn already have theirs, and no second one."""
+    queue = BatchQueue(max_batch_size=max_batch_size, max_queue_size=1000, lanes=2)
+    turn = min(max_batch_size, 4)
+    larges, smalls = [entry(150) for _ in range(4)], [entry(1) for _ in range(12)]
+    ready(queue, *larges)
+    for one in smalls:
+        queue.offer([one], 0.0)
+    taken = []
+    while any(one.untaken for one in smalls[:-1]):
+        taken += parts(queue.take())
+    assert [one for one, _, _ in taken if one in smalls] == smalls[:-1]
+    assert sorted(sum(stop - start for one, start, stop in taken if one is large) for large in larges) == [turn] * 4
 
 
 def test_an_entry_that_a_pool_fills_is_not_taken_before() -> None:

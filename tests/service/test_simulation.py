@@ -67,14 +67,17 @@ def test_a_queue_without_turns_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_queue_without_priorities_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsorted(self: BatchQueue) -> list[Entry]:
-        rings = self._rings
-        self._rings = {0: OrderedDict((entry, None) for ring in rings.values() for entry in ring)}
-        try:
-            return in_order(self)
-        finally:
-            self._rings = rings
-
-    in_order = BatchQueue._in_order
-    monkeypatch.setattr(BatchQueue, "_in_order", unsorted)
+    monkeypatch.setattr(queue, "sorted", lambda rings, reverse: sorted(rings, reverse=not reverse), raising=False)
     assert "a higher priority is taken first" in broken()
+
+
+def test_a_queue_that_gives_the_rest_of_a_batch_to_a_lower_priority_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    deal = BatchQueue._deal
+    monkeypatch.setattr(BatchQueue, "_deal", lambda *arguments: ([], deal(*arguments)[1]))
+    assert "a lower priority has what is left over" in broken()
+
+
+def test_a_queue_that_deals_again_while_somebody_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_order = BatchQueue._in_order
+    monkeypatch.setattr(BatchQueue, "_in_order", lambda *arguments: (in_order(*arguments)[0], True))
+    assert "nobody has a second turn before the first of another" in broken()
