@@ -245,7 +245,7 @@ class Simulation:
                 require(not lower, "a lower priority has what is left over")
             elif entry.state in (State.WAITING, State.READY):
                 for segment in batch.segments:
-                    turn = max(self._queue._quantum, segment.entry.cost)
+                    turn = max(self._queue.quantum, segment.entry.cost)
                     fair = segment.cost <= turn or segment.entry.priority > entry.priority
                     require(fair, "nobody has a second turn before the first of another")
 

@@ -76,6 +76,11 @@ class Batcher:
         """Views of native size that wait; larger ones count as several."""
         return self._queue.waiting
 
+    @property
+    def quantum(self) -> int:
+        """Views that an entry gives to a batch before the others have their turn."""
+        return self._queue.quantum
+
     def submit(self, *entries: Entry, admitted: bool = False) -> None:
         """Admits the entries of one request, all or none.
 

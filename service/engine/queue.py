@@ -41,7 +41,7 @@ class BatchQueue:
         self.waiting = 0
         """What is offered and not taken."""
         self._lanes = lanes
-        self._quantum = quantum or max(max_batch_size // 8, min(max_batch_size, 4))
+        self.quantum = quantum or max(max_batch_size // 8, min(max_batch_size, 4))
         self._times = RunTimes(max_batch_size)
         self._undrawn = 0
         """Entries that a taker has to fill."""
@@ -207,7 +207,7 @@ class BatchQueue:
         hungry = []
         for entry in entries:
             fits = room // entry.cost or int(not shares)  # the first view of a batch is taken whatever it costs
-            turn = max(self._quantum // entry.cost, 1)
+            turn = max(self.quantum // entry.cost, 1)
             share = min(entry.untaken - shares.get(entry, 0), turn, fits)
             if not share:
                 continue

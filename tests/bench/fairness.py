@@ -123,7 +123,7 @@ def measure(device: Device, load: Load, quantum: int | None, duration: float) ->
     runs = sum(took.count for took in backend.batches.values())
     views = sum(size * took.count for size, took in backend.batches.items())
     return Result(
-        quantum=quantum or max(backend.max_batch_size // 8, 1),
+        quantum=batcher.quantum,
         small=load.small,
         large=load.large,
         views=load.views,
