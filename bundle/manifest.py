@@ -14,6 +14,8 @@ from bundle.preprocess import Interpolation
 from bundle.views import Size
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Precision = Literal["fp32", "fp16", "int8"]
+Calibrator = Literal["minmax", "entropy", "percentile"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A plain name in the bundle's own folder."""
 
@@ -72,7 +74,7 @@ class Folding(Facts):
 
 
 class ParityCase(Facts):
-    """One comparison of the ONNX graph with torch on the same uint8 images."""
+    """One comparison of the ONNX graph with torch, or with the float graph, on the same uint8 images."""
 
     batch: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -85,7 +87,7 @@ class ParityCase(Facts):
 
 
 class Parity(Facts):
-    """The comparison that the bundle passed before it was published."""
+    """The comparison that the bundle passed before it was published: with torch, or with the float graph."""
 
     tolerance: float = Field(gt=0)
     """The bound on `max_rel`."""
@@ -103,6 +105,66 @@ class Evaluation(Facts):
     images: int = Field(ge=1)
     top1: int = Field(ge=0)
     """Images whose best answer is right."""
+
+
+class Difference(Facts):
+    """How far a graph of lower precision is from the float one, on images that it was not calibrated on."""
+
+    images: int = Field(ge=1)
+    error: float = Field(ge=0)
+    """The root mean square of the differences of logits by that of the logits, each image's taken from their mean."""
+    max_rel: float = Field(ge=0)
+    """The largest |difference| of logits by the largest |logit|."""
+    top1_agreement: float = Field(ge=0, le=1)
+
+
+class Tried(Facts):
+    """A calibrator, and the graph with every layer quantised that it gave."""
+
+    calibrator: Calibrator
+    difference: Difference
+    right: int | None = Field(default=None, ge=0)
+    """Validation images whose best answer is right; None where there were no labels."""
+
+
+class Calibration(Facts):
+    """The images that the ranges of the activations were taken from."""
+
+    data: str
+    images: int = Field(ge=1)
+    sha256: Sha256
+    """Of their pixels as the graph takes them."""
+
+
+class Validation(Facts):
+    """The labelled images by which the graph was chosen."""
+
+    data: str
+    data_sha256: Sha256
+    seed: int = Field(ge=0)
+    """Of the halves, of which this is the first."""
+    images: int = Field(ge=1)
+    right_float: int = Field(ge=0)
+    """Images whose best answer is right, of the float graph."""
+    right: int = Field(ge=0)
+    """The same of this graph."""
+    budget: float = Field(ge=0)
+    """Percentage points that might be lost."""
+
+
+class Quantization(Facts):
+    """How a graph of lower precision was made of a float one."""
+
+    source: Sha256
+    """The digest of the bundle with the float graph."""
+    difference: Difference
+    calibrator: Calibrator | None = None
+    """The one chosen; None of fp16, which needs none."""
+    tried: tuple[Tried, ...] = ()
+    float_layers: tuple[str, ...] = ()
+    """Layers that were left in float, the most sensitive first."""
+    calibration: Calibration | None = None
+    validation: Validation | None = None
 
 
 class Cost(Facts):
@@ -137,7 +199,8 @@ class Manifest(Facts):
     architecture: str
     classes: int = Field(ge=1)
     input: Input
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
+    """Of most of the graph; its input and outputs are the same in any."""
     parameters: int = Field(ge=0)
     folded_parameters: int = Field(ge=0)
     macs: int = Field(ge=0)
@@ -147,10 +210,18 @@ class Manifest(Facts):
     source: Source
     folding: Folding
     parity: Parity
+    quantization: Quantization | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of fp16 and int8 alone; absent of fp32, whose bytes are what they were before there was this field."""
     evaluations: tuple[Evaluation, ...] = ()
     tools: dict[str, str] = {}
     """The versions of what exported it."""
     files: dict[FileName, FileRecord]
+
+    @model_validator(mode="after")
+    def _says_how_it_was_quantised(self) -> Self:
+        if (self.precision == "fp32") != (self.quantization is None):
+            raise ValueError(f"a bundle says how it was quantised if it was; this one is {self.precision}")
+        return self
 
     def macs_at(self, size: Size) -> int:
         """Multiply-adds for one view of that size; in proportion to its pixels where `costs` are not known."""

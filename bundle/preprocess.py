@@ -15,6 +15,8 @@ from bundle.views import Size
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The only readers that are ever asked; Pillow's rarer ones have had memory bugs."""
+_REDUCED = ("JPEG", "MPO")
+"""Formats that are decoded at a fraction of their size at a fraction of the cost."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -23,6 +25,10 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 # Its remarks on odd metadata: what a stranger's file means must not depend on filters, nor its text fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+SPARE = 2
+"""A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 that still has so many pixels a side for each one wanted: the
+resize after it sees what it needs to filter (measured in docs/benchmarks.md)."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,6 +40,20 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation to the turn that makes the image upright (EXIF 2.32, tag 0x0112)."""
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap the axes."""
+
+Corners = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
+
+class Decoded(NamedTuple):
+    """An upright image, perhaps at a reduced scale."""
+
+    image: Image.Image
+    """Mode RGB or L."""
+    corners: Corners
+    """Of what it shows: a reduced scale may not divide the image, and then ends within the last column or row."""
 
 
 class ImageLimits(NamedTuple):
@@ -63,17 +83,19 @@ def decode(data: bytes, channels: int, limits: ImageLimits) -> Image.Image:
     Raises:
         ImageFormatError, BadImageError: as `probe`, and where the pixels themselves are damaged.
     """
-    with _open(data, limits) as image:
-        turn = _UPRIGHT.get(_orientation(image))
-        try:
-            image.load()
-            if image.format == "PNG":
-                _check_pixel_crc(data)
-            pixels = _to_mode(image, "L" if channels == 1 else "RGB")
-        except Exception as error:
-            # Pillow's readers raise whatever the damage led to; its words hold addresses and stay in the chain.
-            raise BadImageError(_damage(error), "the image is cut short or damaged; send the whole file") from error
-    return pixels if turn is None else pixels.transpose(turn)
+    return _decode(data, channels, limits, None).image
+
+
+def decode_for(data: bytes, channels: int, limits: ImageLimits, wanted: Size) -> Decoded:
+    """As `decode`, for a resize to `wanted` or less: a JPEG that is much larger is decoded at a fraction of its size.
+
+    libjpeg leaves out the finest frequencies, which costs a fraction of the time. What is drawn of it differs by some
+    tenths of a level on average (docs/benchmarks.md); an image that is less than twice as large as wanted does not.
+
+    Raises:
+        ImageFormatError, BadImageError: as `decode`.
+    """
+    return _decode(data, channels, limits, wanted)
 
 
 def check_size(size: Size, limits: ImageLimits) -> None:
@@ -86,6 +108,38 @@ def check_size(size: Size, limits: ImageLimits) -> None:
             "image_aspect_ratio",
             f"the image is {width} x {height}; at most {limits.max_aspect_ratio:g} : 1 is accepted, cut it",
         )
+
+
+def _decode(data: bytes, channels: int, limits: ImageLimits, wanted: Size | None) -> Decoded:
+    with _open(data, limits) as image:
+        orientation = _orientation(image)
+        extent = _reduce(image, orientation, wanted) if wanted and image.format in _REDUCED else Size(*image.size)
+        try:
+            image.load()
+            if image.format == "PNG":
+                _check_pixel_crc(data)
+            pixels = _to_mode(image, "L" if channels == 1 else "RGB")
+        except Exception as error:
+            # Pillow's readers raise whatever the damage led to; its words hold addresses and stay in the chain.
+            raise BadImageError(_damage(error), "the image is cut short or damaged; send the whole file") from error
+    if orientation in _UPRIGHT:
+        pixels = pixels.transpose(_UPRIGHT[orientation])
+    return Decoded(pixels, _corners(Size(*pixels.size), extent, orientation))
+
+
+def _reduce(image: Image.Image, orientation: int, wanted: Size) -> tuple[float, float]:
+    """Sets the scale at which a file will be decoded; how far its picture then reaches, in pixels, not yet upright."""
+    width, height = reversed(wanted) if orientation in _SIDEWAYS else wanted
+    found = image.draft(None, (SPARE * width, SPARE * height))  # the mode stays
+    return (float(found[1][2]), float(found[1][3])) if found else image.size
+
+
+def _corners(size: Size, extent: tuple[float, float], orientation: int) -> Corners:
+    """Of a picture that began at the top left of an image before that one was turned."""
+    right, bottom = reversed(extent) if orientation in _SIDEWAYS else extent
+    left = size.width - right if orientation in (2, 3, 6, 7) else 0.0
+    top = size.height - bottom if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, left + right, top + bottom
 
 
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -145,7 +199,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright_size(image: Image.Image) -> Size:
     width, height = image.size
-    return Size(height, width) if _orientation(image) >= 5 else Size(width, height)  # noqa: PLR2004 5 to 8 swap the axes
+    return Size(height, width) if _orientation(image) in _SIDEWAYS else Size(width, height)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -1,15 +1,18 @@
 """Pixels to rows: resize, cut, mirror. All geometry is done here, on uint8.
 
 The truth is "resize the whole image with Pillow's antialiased filter, then crop". Of bilinear, only the pixels that the
-views show are computed, which differs from it by at most one level (tests/bundle/test_render.py).
+views show are computed, which differs from it by at most one level (tests/bundle/test_render.py); a JPEG that is much
+larger than its views is decoded smaller first (`bundle.preprocess.decode_for`).
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
 from PIL import Image
 
-from bundle.preprocess import Interpolation, Pixels
+from bundle.manifest import Input
+from bundle.preprocess import Corners, ImageLimits, Interpolation, Pixels, decode_for
 from bundle.views import Box, Size, View
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -24,9 +27,17 @@ class Scaled:
         image: upright, mode RGB or L.
         views: all that will be drawn.
         interpolation: of the resize.
+        corners: of the picture in the image (`Decoded.corners`); all of it when None.
     """
 
-    def __init__(self, image: Image.Image, views: Iterable[View], interpolation: Interpolation) -> None:
+    def __init__(
+        self,
+        image: Image.Image,
+        views: Iterable[View],
+        interpolation: Interpolation,
+        corners: Corners | None = None,
+    ) -> None:
+        picture = corners or (0, 0, image.width, image.height)
         self._resample = _FILTERS[interpolation]
         self._regions: dict[tuple[Size, bool], tuple[Box, Pixels]] = {}
         self._squares: dict[tuple[Size, Box, Size], Pixels] = {}
@@ -39,11 +50,23 @@ class Scaled:
         for resized, cut in boxes.items():
             # A cut of bicubic moves a few values by two levels.
             window = _columns(resized, cut) if interpolation == "bilinear" else Box(0, 0, *resized)
-            region = _pixels(_resize_window(image, resized, window, self._resample))
+            region = _pixels(_resize_window(image, picture, resized, window, self._resample))
             self._regions[resized, False] = window, region
             if resized in mirrored:  # once for all views: a copy of one is 80 times as fast as its mirror image
                 flipped = window._replace(left=resized.width - window.left - window.width)
                 self._regions[resized, True] = flipped, np.ascontiguousarray(region[:, ::-1])
+
+    @classmethod
+    def of(cls, image: bytes, views: Iterable[View], wanted: Input, limits: ImageLimits) -> Self:
+        """An encoded image at the scales of some views, decoded no larger than they need.
+
+        Raises:
+            ImageError: it is damaged, or no image.
+        """
+        views = tuple(views)
+        largest = Size(max(view.resized.width for view in views), max(view.resized.height for view in views))
+        decoded = decode_for(image, wanted.channels, limits, largest)
+        return cls(decoded.image, views, wanted.interpolation, decoded.corners)
 
     def draw(self, views: Iterable[View], rows: Pixels) -> None:
         """Draws each view into its row; what lies outside the image is black.
@@ -108,9 +131,16 @@ def _crop(pixels: Pixels, box: Box) -> Pixels:
     return np.pad(inside, (down, across, (0, 0)))
 
 
-def _resize_window(image: Image.Image, resized: Size, window: Box, resample: Image.Resampling) -> Image.Image:
-    """What `image.resize(resized).crop(window)` shows, computed for the window alone."""
-    x, y = image.width / resized.width, image.height / resized.height
-    right, bottom = window.left + window.width, window.top + window.height
-    source = (window.left * x, window.top * y, min(right * x, image.width), min(bottom * y, image.height))
+def _resize_window(
+    image: Image.Image, picture: Corners, resized: Size, window: Box, resample: Image.Resampling
+) -> Image.Image:
+    """What `image.crop(picture).resize(resized).crop(window)` shows, computed for the window alone."""
+    left, top, right, bottom = picture
+    x, y = (right - left) / resized.width, (bottom - top) / resized.height
+    source = (
+        left + window.left * x,
+        top + window.top * y,
+        min(left + (window.left + window.width) * x, right),
+        min(top + (window.top + window.height) * y, bottom),
+    )
     return image.resize((window.width, window.height), resample, box=source)

@@ -60,6 +60,8 @@ class Serving(Facts):
     """On each device: threads on the CPU, as many as cores when left out; sessions on a GPU, one when left out."""
     buckets: tuple[int, ...] | None = None
     """Batch sizes on a GPU, ascending; on the CPU the largest is the most views in a batch."""
+    gpu_memory_mib: int | None = Field(default=None, ge=1)
+    """Most MiB of a GPU that each session takes; what there is when left out."""
 
     @field_validator("aliases")
     @classmethod

@@ -14,7 +14,7 @@ from bundle.bounds import over_bounds
 from bundle.errors import ImageError
 from bundle.manifest import Input
 from bundle.plan import Plan
-from bundle.preprocess import ImageLimits, decode
+from bundle.preprocess import ImageLimits, probe
 from bundle.render import Scaled
 from bundle.stop import Rule
 from bundle.views import Size, View, ViewPlan
@@ -94,12 +94,11 @@ class Runner:
 
     def look(self, image: bytes, plan: Plan) -> "Look":
         """An encoded image at the scales of the views of a plan; raises ImageError."""
-        upright = decode(image, self._wanted.channels, ImageLimits())
-        planned = plan.views(Size(*upright.size), self._wanted)
+        planned = plan.views(probe(image, ImageLimits()), self._wanted)
         distinct = planned.distinct()
         if reason := over_bounds([distinct]):
             raise ImageError(reason)
-        return Look(planned, distinct.views, self, Scaled(upright, distinct, self._wanted.interpolation))
+        return Look(planned, distinct.views, self, Scaled.of(image, distinct, self._wanted, ImageLimits()))
 
     def run(self, scaled: Scaled, views: tuple[View, ...]) -> Logits:
         """The logits of some views of an image."""

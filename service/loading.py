@@ -11,13 +11,16 @@ from pathlib import Path
 from bundle import store
 from bundle.errors import BundleError
 from bundle.serving import SERVING, Serving
-from service.engine.backend import Engine, cpu_batch_size, find_places
+from service.engine.backend import Engine
+from service.engine.cpu import batch_size
+from service.engine.places import find_places
 from service.errors import NotEnoughMemoryError, ProviderError
 from service.index import Version
 from service.memory import needed_memory, require_memory
 from service.metrics import Metrics
 from service.model import ServedModel, load_model
 from service.names import require_own_name
+from service.precision import fit
 from service.settings import Settings
 from service.wishes import Known, Wishes
 
@@ -74,6 +77,7 @@ class Loader:
             () if serving.devices == "auto" else serving.devices,
             serving.instances,
             serving.buckets,
+            serving.gpu_memory_mib,
         )
 
     def wish(self, model: ServedModel, serving: Serving) -> Version:
@@ -107,9 +111,9 @@ def attempt(what: str, load: Callable[[], Version]) -> Version:
 def _require_room(bundle: store.Bundle, engine: Engine) -> None:
     """Raises NotEnoughMemoryError, ProviderError."""
     manifest = bundle.manifest
-    places = find_places(engine)
+    places = find_places(fit(engine, bundle))
     at_once = [
-        place.lanes * (place.buckets[-1] if place.buckets else cpu_batch_size(manifest.macs))
+        place.lanes * (place.buckets[-1] if place.buckets else batch_size(manifest.macs))
         for place in places
         if place.provider == "cpu"
     ]

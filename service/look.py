@@ -13,7 +13,7 @@ import numpy as np
 
 from bundle.aggregate import Average, average
 from bundle.manifest import Manifest
-from bundle.preprocess import ImageLimits, Pixels, decode
+from bundle.preprocess import ImageLimits, Pixels
 from bundle.render import Scaled
 from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
@@ -71,8 +71,7 @@ class Drawing:
     def _decode(self) -> Scaled | Exception:
         """A bad image is decoded once too."""
         try:
-            pixels = decode(self._image, self._wanted.channels, self._limits)
-            return Scaled(pixels, self._views, self._wanted.interpolation)
+            return Scaled.of(self._image, self._views, self._wanted, self._limits)
         except Exception as error:  # noqa: BLE001 everybody who draws gets it
             return error
         finally:

@@ -6,6 +6,7 @@ import logging
 import weakref
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from bundle.preprocess import probe
 from bundle.store import Bundle
 from bundle.views import Size
 from service.answer import Answered, Views, details
-from service.engine.backend import Backend, Engine, Place, Provider, find_places, open_backend
+from service.engine.backend import Backend, Engine, Place, Provider
 from service.engine.batcher import Batcher
 from service.engine.entry import Shape
+from service.engine.places import find_places, open_backend
 from service.errors import ProviderError
 from service.look import look
 from service.metrics import Metrics
+from service.precision import fit
 from service.statistics import CountedBackend, Duration, total
 from service.wishes import Wishes
 from service.work import Asked, Bounds, Work, check_work, gmacs_of, work_of
@@ -138,7 +141,8 @@ def load_model(bundle: Bundle, wishes: Wishes, wanted: Engine, metrics: Metrics,
     manifest = bundle.manifest
     shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
     opened = _open(bundle, wanted, shape)
-    error = max(_check_golden(each, bundle, size) for _, each in opened for size in {1, each.max_batch_size})
+    ways = [(each, size, alone) for _, each in opened for size in {1, each.max_batch_size} for alone in (False, True)]
+    error = max(_check_golden(each, bundle, size, alone=alone) for each, size, alone in ways)
     running = Running(
         wanted,
         tuple(place.device for place, _ in opened),
@@ -154,24 +158,25 @@ def load_model(bundle: Bundle, wishes: Wishes, wanted: Engine, metrics: Metrics,
 def _open(bundle: Bundle, wanted: Engine, shape: Shape) -> list[tuple[Place, Backend]]:
     """A backend at each place. Where nobody named CUDA, those that work, or else the CPU."""
     macs, opened = bundle.manifest.macs, []
-    for place in find_places(wanted):
+    open_at = partial(open_backend, half=True) if bundle.manifest.precision == "fp16" else open_backend
+    for place in find_places(fit(wanted, bundle)):
         try:
-            opened.append((place, open_backend(bundle.model, macs, place, shape)))
+            opened.append((place, open_at(bundle.model, macs, place, shape)))
         except ProviderError:
             logger.warning("%s cannot run %s", place.device, bundle.name, exc_info=True)
             if not wanted.falls_back:
                 raise
     if opened:
         return opened
-    (place,) = find_places(replace(wanted, provider="cpu"))
-    return [(place, open_backend(bundle.model, macs, place, shape))]
+    (place,) = find_places(fit(replace(wanted, provider="cpu"), bundle))
+    return [(place, open_at(bundle.model, macs, place, shape))]
 
 
-def _check_golden(backend: Backend, bundle: Bundle, batch_size: int) -> float:
+def _check_golden(backend: Backend, bundle: Bundle, batch_size: int, *, alone: bool) -> float:
     """The error of the golden answers, asked in batches of that size, filled up with repetitions."""
     golden = bundle.golden
     count = len(golden.images)
     rows = np.resize(np.arange(count), max(count, batch_size))
     batches = [golden.images[rows[start : start + batch_size]] for start in range(0, count, batch_size)]
-    answers = np.concatenate([backend.run(batch) for batch in batches])
+    answers = np.concatenate([backend.run(batch, alone=alone) for batch in batches])
     return golden.check(answers[:count], backend.provider)

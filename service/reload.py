@@ -15,6 +15,7 @@ from service.errors import ModelNotFoundError
 from service.index import Change, Index, Line, Version
 from service.joiner import Joiner
 from service.loading import Loader, attempt
+from service.memory import give_back_memory
 from service.metrics import Metrics
 from service.model import ServedModel
 from service.repository import Folder, ModelRepository, Stamp
@@ -183,6 +184,7 @@ class Reloader:
         else:
             outcome = "loaded"
             found = attempt(what, lambda: self._loader.load(name, number, folder.serving, smoke=smoke))
+        give_back_memory()
         outcome, reason = ("refused", found.reason) if found.refused else (outcome, "")
         if found.refused and model:
             found = replace(before, reason=f"{found.reason} (the one before still serves)", refused=True)

@@ -14,10 +14,10 @@ POLITE = 10
 def main() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not on every system
         os.nice(POLITE)
-    from service.engine.backend import CPU_BATCH_MACS, CpuBackend  # noqa: PLC0415 that, too, only politely
+    from service.engine.cpu import BATCH_MACS, CpuBackend  # noqa: PLC0415 that, too, only politely
 
     height, width, channels = map(int, sys.argv[1:])
-    CpuBackend(sys.stdin.buffer.read(), CPU_BATCH_MACS).warm((height, width, channels))
+    CpuBackend(sys.stdin.buffer.read(), BATCH_MACS, lanes=1).warm((height, width, channels))
 
 
 if __name__ == "__main__":

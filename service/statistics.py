@@ -100,6 +100,7 @@ class CountedBackend:
         self._batches: dict[int, Duration] = {}
         self.provider: Provider = backend.provider
         self.lanes = backend.lanes
+        self.at_once = backend.at_once
         self.max_batch_size = backend.max_batch_size
         self.fills_ahead = backend.fills_ahead
 
@@ -109,9 +110,10 @@ class CountedBackend:
         with self._lock:
             return dict(sorted(self._batches.items()))
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
+        """See `Backend.run`."""
         started = time.monotonic()
-        scores = self._backend.run(images)
+        scores = self._backend.run(images, alone=alone)
         seconds = time.monotonic() - started
         with self._lock:
             self._batches[len(images)] = self._batches.get(len(images), Duration()).plus(seconds)

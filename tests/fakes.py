@@ -22,15 +22,22 @@ class FakeBackend:
     provider: Provider = "cpu"
 
     def __init__(
-        self, *, seconds: float = 0.0, max_batch_size: int = 8, lanes: int = 1, fills_ahead: bool = False
+        self,
+        *,
+        seconds: float = 0.0,
+        max_batch_size: int = 8,
+        lanes: int = 1,
+        at_once: int | None = None,
+        fills_ahead: bool = False,
     ) -> None:
         self.seconds = seconds
         self.max_batch_size = max_batch_size
         self.lanes = lanes
+        self.at_once = at_once or lanes
         self.fills_ahead = fills_ahead
         self.batches: list[int] = []
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         self.batches.append(len(images))
         time.sleep(self.seconds)
         return images[:, 0, 0, :].astype(np.float32)

@@ -75,6 +75,8 @@ class Simulation:
             lanes=lanes,
             quantum=choose([None, 1, 3, self._largest]),
         )
+        self._at_once = choose([lanes, 1])
+        self._under_way = 0
         self._idle: list[Steps] = []
         self._bad = choose([0.0, 0.0, 0.1, 0.5])
         self._leaving = choose([0.0, 0.2, 0.6])
@@ -199,12 +201,15 @@ class Simulation:
                 self._over(entry, "expired")
                 entry.future.cancel()
             waiting = self._waiting()
-            batch = self._queue.take()
+            idle = self._under_way < self._at_once
+            batch = self._queue.take(1 if idle else self._largest)
             if batch is None:
                 ready = [entry for entry in waiting if entry.state in (State.WAITING, State.READY)]
-                require(not ready, "no lane is idle while there is something to take")
+                require(not (ready and idle), "no device is idle while there is something to take")
                 yield inf
                 continue
+            require(idle or batch.cost >= self._largest, "only a full batch is taken ahead")
+            self._under_way += 1
             self._check(batch, waiting)
             for entry in batch.to_fill:
                 if not entry.gone:
@@ -212,6 +217,7 @@ class Simulation:
                     self._queue.drew(self._fates[entry].fill_seconds)
                     self._filled(entry)
             yield from self._run(batch)
+            self._under_way -= 1
             self._wake()
 
     def _check(self, batch: Batch, waiting: Sequence[Entry]) -> None:

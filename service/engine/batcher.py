@@ -62,6 +62,8 @@ class Batcher:
         self._queue = BatchQueue(
             max_batch_size=backend.max_batch_size, max_queue_size=max_queue_size, lanes=len(owners), quantum=quantum
         )
+        self._under_way = dict.fromkeys(self._backends, 0)
+        """Batches that lanes of a backend have taken and not answered."""
         self._changed = threading.Condition()
         self._closing = False
         self._lanes = [
@@ -128,7 +130,7 @@ class Batcher:
 
     def _serve(self, backend: Backend) -> bool:
         """Fills and runs the next batch; False when there will be none."""
-        batch = self._next()
+        batch = self._next(backend)
         if batch is None:
             return False
         try:
@@ -138,19 +140,28 @@ class Batcher:
         except Exception as error:  # what fails here fails its own batch, never the lane
             logger.exception("a batch of %d views failed", batch.rows)
             self._fail(batch.segments, error)
+        finally:
+            with self._changed:
+                self._under_way[backend] -= 1
+                if backend.at_once < backend.lanes:
+                    self._changed.notify_all()  # a lane that waited for a full batch now takes what there is
         return True
 
-    def _next(self) -> Batch | None:
-        """Waits for the next batch; None when closing and nothing is left."""
+    def _next(self, backend: Backend) -> Batch | None:
+        """Waits for the next batch of a backend; None when closing and nothing is left."""
         with self._changed:
             while True:
                 now = self._clock()
                 for entry in self._queue.expire(now):
                     self._end(entry, "deadline", DeadlineExceededError(LATE))
-                batch = self._queue.take()
+                idle = self._under_way[backend] < backend.at_once
+                batch = self._queue.take(1 if idle else backend.max_batch_size)
                 self._metrics.waiting(self._queue.waiting)
-                if batch is not None or (self._closing and not self._queue.waiting):
+                if batch is not None:
+                    self._under_way[backend] += 1
                     return batch
+                if self._closing and not self._queue.waiting:
+                    return None
                 pause = self._queue.next_deadline() - now
                 self._changed.wait(min(max(pause, 0.0), threading.TIMEOUT_MAX))
 
@@ -199,13 +210,14 @@ class Batcher:
             if segment.entry.deadline <= now:  # while it was drawn, or a culprit was looked for
                 self._drop(segment.entry, "deadline", DeadlineExceededError(LATE))
         with self._changed:
+            alone = not self._queue.waiting and sum(self._under_way.values()) == 1
             live = Batch([segment for segment in segments if not segment.entry.gone])
             rows = [segment.entry.pixels[segment.start : segment.stop] for segment in live.segments]  # type: ignore[index]
         if not rows:
             return None
         started = self._clock()
         try:
-            scores = backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            scores = backend.run(rows[0] if len(rows) == 1 else np.concatenate(rows), alone=alone)
             if scores.ndim != 2 or len(scores) != live.rows:  # noqa: PLR2004 rows and classes
                 raise BackendError(f"the device answered {scores.shape} for {live.rows} rows")  # noqa: TRY301 as if it had raised
         except Exception as error:  # noqa: BLE001 whatever a device raises

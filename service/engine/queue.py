@@ -87,9 +87,11 @@ class BatchQueue:
         """Notes that a taker was kept by filling an entry."""
         self._drawings.append(seconds)
 
-    def take(self) -> Batch | None:
-        """The next batch, or None when nothing can be taken. Call `expire` first."""
+    def take(self, least: int = 1) -> Batch | None:
+        """The next batch, or None when nothing can be taken, or less than `least`. Call `expire` first."""
         rows = self._share(self.max_batch_size)
+        if sum(entry.cost * count for entry, count in rows.items()) < least:
+            return None
         waiting = [entry for entry in rows if entry.state is State.WAITING]
         to_fill = [entry for first in waiting for entry in (first, *first.beside) if not entry.gone]
         self._undrawn -= len(to_fill)
@@ -98,7 +100,7 @@ class BatchQueue:
         segments = [Segment(entry, entry.taken, entry.taken + count) for entry, count in rows.items()]
         for segment in segments:
             self._advance(segment)
-        return Batch(segments, to_fill) if segments else None
+        return Batch(segments, to_fill)
 
     def expire(self, now: float) -> list[Entry]:
         """Removes and returns the entries that have untaken views and a deadline that is past."""

@@ -23,8 +23,8 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from bundle import store
 from fakes import FakeBackend
-from service.engine.backend import CpuBackend
 from service.engine.batcher import Batcher
+from service.engine.cpu import CpuBackend
 from service.engine.entry import Entry, Pixels, Shape
 from service.metrics import Metrics
 from service.statistics import CountedBackend

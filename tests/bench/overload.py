@@ -49,11 +49,11 @@ class Watched(FakeBackend):
         self._deadlines = deadlines
         self.late = 0
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         now = time.monotonic()
         numbers = images[:, 0, 0].astype(np.int64) @ [1, 256, 65536]
         self.late += sum(self._deadlines[number] < now for number in numbers)
-        return super().run(images)
+        return super().run(images, alone=alone)
 
 
 @dataclass

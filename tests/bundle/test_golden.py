@@ -1,11 +1,15 @@
 """Golden answers: kept bit for bit, and a wrong, swapped or infinite answer is refused."""
 
 import io
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from bundle.errors import BundleError
+from bundle.golden import TOLERANCES, Golden
+from bundle.manifest import Precision
 from samples import golden
 
 
@@ -65,3 +69,13 @@ def test_a_pickled_array_is_never_loaded() -> None:
     np.savez(buffer, images=np.array([object()]), logits=np.zeros(1), tolerance=np.zeros(1))
     with pytest.raises(BundleError, match=r"golden\.npz is not readable"):
         type(golden()).from_bytes(buffer.getvalue())
+
+
+def test_every_precision_has_a_bound_for_every_provider() -> None:
+    """A reader asks for both, whichever it will be checked on."""
+    for bounds in TOLERANCES.values():
+        before = replace(golden(), tolerance=bounds)
+        after = Golden.from_bytes(before.to_bytes())
+        after.require_fit((32, 32, 1), 3)
+        assert after.tolerance == bounds
+    assert TOLERANCES.keys() == set(get_args(Precision))

@@ -8,7 +8,21 @@ import pytest
 from pydantic import ValidationError
 
 from bundle.errors import BundleError
-from bundle.manifest import Cost, Evaluation, FileRecord, Input, Manifest, Parity, ParityCase, Source
+from bundle.manifest import (
+    Calibration,
+    Cost,
+    Difference,
+    Evaluation,
+    FileRecord,
+    Input,
+    Manifest,
+    Parity,
+    ParityCase,
+    Quantization,
+    Source,
+    Tried,
+    Validation,
+)
 from bundle.views import Size
 from samples import manifest
 
@@ -155,3 +169,44 @@ def test_a_manifest_without_costs_is_read() -> None:
 def test_facts_are_frozen() -> None:
     with pytest.raises(ValidationError):
         published().classes = 4  # type: ignore[misc]  # what the checker says, the object says too
+
+
+def quantised(precision: str = "int8", **changes: Any) -> Manifest:
+    difference = Difference(images=80, error=0.04, max_rel=0.05, top1_agreement=0.99)
+    facts: dict[str, Any] = {
+        "source": "a" * 64,
+        "difference": difference,
+        "calibrator": "percentile",
+        "tried": (Tried(calibrator="percentile", difference=difference, right=461),),
+        "float_layers": ("conv1", "fc"),
+        "calibration": Calibration(data="photos", images=80, sha256="b" * 64),
+        "validation": Validation(
+            data="photos validation", data_sha256="c" * 64, seed=0, images=500, right_float=459, right=461, budget=1.0
+        ),
+    }
+    return manifest(precision=precision, quantization=Quantization(**{**facts, **changes}))
+
+
+def test_how_it_was_quantised_survives_its_file() -> None:
+    assert Manifest.from_json(quantised().to_json()) == quantised()
+    bare = quantised("fp16", calibrator=None, tried=(), float_layers=(), calibration=None, validation=None)
+    assert Manifest.from_json(bare.to_json()) == bare
+
+
+def test_a_float_bundle_does_not_speak_of_quantization() -> None:
+    """Its bytes, and so its digest, are those of before there was any."""
+    assert b"quantization" not in published().to_json()
+    assert b'"quantization":{"calibration":{"data":"photos"' in quantised().to_json()
+
+
+def test_precision_and_quantization_belong_together() -> None:
+    with pytest.raises(BundleError, match="says how it was quantised if it was; this one is int8"):
+        Manifest.from_json(CANONICAL.replace(b'"precision":"fp32"', b'"precision":"int8"'))
+    with pytest.raises(BundleError, match="this one is fp32"):
+        Manifest.from_json(quantised().to_json().replace(b'"precision":"int8"', b'"precision":"fp32"'))
+
+
+@pytest.mark.parametrize(("before", "after"), [("percentile", "luck"), ("aaaa", "xyzw"), ("0.99", "1.99")])
+def test_a_wrong_fact_of_quantization_is_refused_by_name(before: str, after: str) -> None:
+    with pytest.raises(BundleError, match=r"^manifest\.json: quantization\."):
+        Manifest.from_json(quantised().to_json().replace(before.encode(), after.encode()))

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -28,10 +29,10 @@ class GatedBackend(FakeBackend):
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         self.started.release()
         assert self.gate.acquire(timeout=SOON)
-        return super().run(images)
+        return super().run(images, alone=alone)
 
     def release(self, batches: int) -> None:
         self.gate.release(batches)
@@ -106,6 +107,48 @@ def test_two_lanes_serve_one_entry(start: Callable[..., Batcher]) -> None:
     assert entry.future.result(SOON).tolist() == expected(4, 7)
 
 
+def test_a_lane_that_only_prepares_takes_full_batches_alone(start: Callable[..., Batcher]) -> None:
+    """Two lanes on a device that computes one batch at a time: what is not full goes on gathering."""
+    backend = GatedBackend(max_batch_size=4, lanes=2, at_once=1, fills_ahead=True)
+    batcher = start(backend, pool=Inline())
+    first, some, more = marked(1, 1), marked(3, 2), marked(2, 3)
+    batcher.submit(first)
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(some)
+    batcher.submit(more)
+    assert backend.started.acquire(timeout=SOON)
+    backend.release(3)
+    for entry, mark in ((first, 1), (some, 2), (more, 3)):
+        assert entry.future.result(SOON).tolist() == expected(entry.rows, mark)
+    assert sorted(backend.batches) == [1, 1, 4], "three are no full batch, four are; the last waited for the device"
+
+
+def test_a_batch_is_told_whether_it_is_alone(start: Callable[..., Batcher]) -> None:
+    told = []
+
+    class Noting(GatedBackend):
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
+            told.append((len(images), alone))
+            return super().run(images, alone=alone)
+
+    backend = Noting(max_batch_size=2, lanes=2)
+    batcher = start(backend)
+    lonely, pair, last = marked(1, 1), marked(2, 2), marked(2, 3)
+    batcher.submit(lonely)
+    assert backend.started.acquire(timeout=SOON)
+    batcher.submit(pair)
+    assert backend.started.acquire(timeout=SOON)
+    backend.release(2)
+    pair.future.result(SOON)
+    lonely.future.result(SOON)
+    backend.release(1)
+    while batcher._under_way[backend]:
+        time.sleep(0.001)
+    batcher.submit(last)
+    last.future.result(SOON)
+    assert told == [(1, True), (2, False), (2, True)]
+
+
 def test_requests_gather_while_the_device_is_busy(start: Callable[..., Batcher]) -> None:
     backend = GatedBackend(max_batch_size=8, fills_ahead=True)
     batcher = start(backend, pool=Inline())
@@ -146,10 +189,10 @@ def test_a_failed_run_fails_its_batch_and_the_lane_goes_on(
     start: Callable[..., Batcher], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(FakeBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             if images[0, 0, 0, 0] == 13:
                 raise RuntimeError("address 0xdeadbeef")
-            return super().run(images)
+            return super().run(images, alone=alone)
 
     batcher = start(Failing())
     bad, good = marked(1, 13), marked(1, 14)
@@ -165,8 +208,8 @@ def test_a_failed_run_fails_its_batch_and_the_lane_goes_on(
 class Poisoned(GatedBackend):
     """Fails on every batch that holds a view with the mark 13."""
 
-    def run(self, images: Pixels) -> Scores:
-        scores = super().run(images)
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
+        scores = super().run(images, alone=alone)
         if 13 in images[:, 0, 0, 0]:
             raise RuntimeError("address 0xdeadbeef")
         return scores
@@ -211,10 +254,10 @@ def test_what_expires_while_a_culprit_is_looked_for_is_not_run_again(
     now = 0.0
 
     class Late(Poisoned):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             nonlocal now
             try:
-                return super().run(images)
+                return super().run(images, alone=alone)
             finally:
                 now += 1.0
 
@@ -261,8 +304,8 @@ def test_a_stream_of_large_photographs_is_not_admitted_beyond_its_deadline(start
 
 def test_too_few_rows_are_an_error_and_no_shifted_answers(start: Callable[..., Batcher]) -> None:
     class Short(FakeBackend):
-        def run(self, images: Pixels) -> Scores:
-            return super().run(images)[:-1]
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
+            return super().run(images, alone=alone)[:-1]
 
     entry = marked(3, 1)
     start(Short()).submit(entry)
@@ -375,10 +418,10 @@ def test_stages_add_up(start: Callable[..., Batcher]) -> None:
     now = 0.0
 
     class Slow(FakeBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             nonlocal now
             now += 5.0
-            return super().run(images)
+            return super().run(images, alone=alone)
 
     def fill(pixels: Pixels) -> None:
         nonlocal now
@@ -396,9 +439,9 @@ def test_compute_is_the_device_alone(start: Callable[..., Batcher]) -> None:
     now = 0.0
 
     class Slow(GatedBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             nonlocal now
-            scores = super().run(images)
+            scores = super().run(images, alone=alone)
             now += 1.0
             return scores
 
@@ -480,7 +523,7 @@ def test_closing_does_not_wait_for_an_image_that_was_bad(metrics: Metrics) -> No
 
 def test_a_failed_entry_counts_all_its_views_once(start: Callable[..., Batcher], metrics: Metrics) -> None:
     class Failing(FakeBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             raise RuntimeError(len(images))
 
     entry = marked(10, 1)
@@ -558,9 +601,9 @@ class NotingBackend(GatedBackend):
         self.callers: set[int] = set()
         self.broken = broken
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         self.callers.add(threading.get_ident())
-        scores = super().run(images)
+        scores = super().run(images, alone=alone)
         if self.broken:
             raise RuntimeError("a device is lost")
         return scores

@@ -24,7 +24,7 @@ from live import encode, serve
 from samples import manifest
 from service import model
 from service.answer import Answered
-from service.engine.backend import CpuBackend
+from service.engine.cpu import CpuBackend
 from service.engine.entry import Pixels, Scores
 from service.ensemble import Ensemble, EnsembleMember
 from service.errors import QueueFullError
@@ -275,10 +275,10 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     broken = [0]
 
     class Failing(CpuBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             if images.shape[1] == broken[0] or broken[0] < 0:
                 raise RuntimeError("address 0xdeadbeef")
-            return super().run(images)
+            return super().run(images, alone=alone)
 
     monkeypatch.setattr(model, "open_backend", lambda graph, macs, *_: Failing(graph, macs))
 
@@ -322,10 +322,10 @@ def test_a_member_that_hangs_costs_its_own_part_alone(
     hangs, released = threading.Event(), threading.Event()
 
     class Hanging(CpuBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             if images.shape[1] == 16 and hangs.is_set():  # large
                 released.wait(20)
-            return super().run(images)
+            return super().run(images, alone=alone)
 
     monkeypatch.setattr(model, "open_backend", lambda graph, macs, *_: Hanging(graph, macs))
     for name in ("small", "large"):

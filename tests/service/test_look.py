@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle import preprocess
+from bundle import preprocess, render
 from bundle.aggregate import average
 from bundle.errors import BadImageError
 from bundle.manifest import Input
 from bundle.plan import Part, Plan
 from bundle.plans import PUBLISHED
-from bundle.preprocess import ImageLimits
+from bundle.preprocess import Decoded, ImageLimits
 from bundle.stop import Never, Probabilities, Rule
 from bundle.views import Size
 from fakes import FakeBackend
@@ -66,11 +66,11 @@ class Device(FakeBackend):
         self.entered = threading.Semaphore(0)
         self.shapes: list[tuple[int, ...]] = []
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         self.entered.release()
         assert self.allowed.acquire(timeout=SOON)
         self.shapes.append(images.shape)
-        return super().run(images) / np.float32(64)
+        return super().run(images, alone=alone) / np.float32(64)
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def test_an_image_is_decoded_once_for_all_waves_shapes_and_lanes(
     start: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    decode = preprocess.decode
+    decode = preprocess.decode_for
 
-    def counting(*arguments: Any) -> Image.Image:
+    def counting(*arguments: Any) -> Decoded:
         decoded.append(threading.current_thread().name)
         time.sleep(0.02)  # so that another lane comes before it is done
         return decode(*arguments)
 
-    monkeypatch.setattr(module, "decode", counting)
+    monkeypatch.setattr(render, "decode_for", counting)
     batcher = start(Device(lanes=3))
     asyncio.run(looked(batcher, work(SHAPES, Waves((3, 4), stop_at=1))))
     assert len(decoded) == 1
@@ -172,8 +172,8 @@ def test_a_failure_cancels_the_other_shapes(start: Callable[..., Batcher], monke
     """The first shape fails while the second runs and the third waits."""
 
     class Failing(Device):
-        def run(self, images: Pixels) -> Scores:
-            scores = super().run(images)
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
+            scores = super().run(images, alone=alone)
             if images.shape[1:] == (8, 8, 3):
                 raise RuntimeError("no memory")
             return scores

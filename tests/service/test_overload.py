@@ -14,7 +14,7 @@ from PIL import Image
 from fakes import write_colour_bundle
 from live import encode, serve
 from service import model
-from service.engine.backend import CpuBackend
+from service.engine.cpu import CpuBackend
 from service.engine.entry import Pixels, Scores
 from service.settings import Settings
 
@@ -36,12 +36,12 @@ class Gate:
         gate = self
 
         class Gated(CpuBackend):
-            def run(self, images: Pixels) -> Scores:
+            def run(self, images: Pixels, *, alone: bool = False) -> Scores:
                 if not gate.open.is_set():
                     gate.entered.release()
                     assert gate.open.wait(10)
                 gate.seen.append(images[0, 0, 0].tolist())
-                return super().run(images)
+                return super().run(images, alone=alone)
 
         backend = Gated(graph, macs)
         backend.lanes = 1

@@ -219,7 +219,7 @@ def test_t17_a_network_that_answers_no_numbers(tmp_path: Path, monkeypatch: pyte
     """It answers well while it is loaded."""
 
     class Broken(FakeBackend):
-        def run(self, images: Pixels) -> Scores:
+        def run(self, images: Pixels, *, alone: bool = False) -> Scores:
             scores: Scores = (10 * images.mean((1, 2)) / 255).astype(np.float32)
             scores[images[:, 0, 0, 0] == 77] = np.nan
             return scores

@@ -143,10 +143,10 @@ def test_tallies_add_up() -> None:
 
 def test_batches_that_fail_are_not_counted() -> None:
     class Sometimes(FakeBackend):
-        def run(self, images: Any) -> Any:
+        def run(self, images: Any, *, alone: bool = False) -> Any:
             if len(images) == 3:
                 raise RuntimeError
-            return super().run(images)
+            return super().run(images, alone=alone)
 
     counted = CountedBackend(Sometimes(max_batch_size=5, lanes=2, fills_ahead=True))
     assert (counted.max_batch_size, counted.lanes, counted.fills_ahead, counted.provider) == (5, 2, True, "cpu")

@@ -16,7 +16,7 @@ from PIL import Image
 from fakes import FakeBackend, write_colour_bundle
 from live import encode, serve
 from service import model
-from service.engine import backend as backends
+from service.engine import places
 from service.engine.backend import Place
 from service.engine.entry import Entry, Pixels, Scores
 from service.engine.limits import cores
@@ -118,7 +118,7 @@ class Standing(FakeBackend):
         self.begun, self.gate = threading.Semaphore(0), threading.Event()
         self.seen: list[int] = []
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         if images.any():  # no golden answer is asked of it
             self.begun.release()
             assert self.gate.wait(SECONDS)
@@ -130,7 +130,7 @@ class Standing(FakeBackend):
 def standing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standing]:
     device = Standing()
     monkeypatch.setattr(model, "open_backend", lambda *_: device)
-    monkeypatch.setattr(model, "_check_golden", lambda *_: 0.0)
+    monkeypatch.setattr(model, "_check_golden", lambda *_, **__: 0.0)
     yield device
     device.gate.set()
 
@@ -192,7 +192,7 @@ class OnDevice(FakeBackend):
         self.place, self.broken = place, broken
         self.callers: set[int] = set()
 
-    def run(self, images: Pixels) -> Scores:
+    def run(self, images: Pixels, *, alone: bool = False) -> Scores:
         self.callers.add(threading.get_ident())
         scores: Scores = (10 * images.mean(axis=(1, 2)) / 255).astype(np.float32)
         return scores + np.float32(self.place.device in self.broken)
@@ -207,7 +207,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[OnDevice]:
         opened.append(OnDevice(place))
         return opened[-1]
 
-    monkeypatch.setattr(backends, "count_gpus", lambda: 2)
+    monkeypatch.setattr(places, "count_gpus", lambda: 2)
     monkeypatch.setattr(model, "open_backend", open_backend)
     return opened
 
@@ -244,7 +244,7 @@ def test_every_gpu_has_a_runner_of_its_own(tmp_path: Path, gpus: list[OnDevice])
 
 
 def test_golden_answers_are_asked_of_every_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "count_gpus", lambda: 3)
+    monkeypatch.setattr(places, "count_gpus", lambda: 3)
     monkeypatch.setattr(model, "open_backend", lambda _, __, place, ___: OnDevice(place, broken=("cuda:2",)))
     write_colour_bundle(tmp_path)
     registry = registry_of(tmp_path)
@@ -262,7 +262,7 @@ def test_of_gpus_that_nobody_named_those_that_work_serve(tmp_path: Path, monkeyp
             raise ProviderError("no")
         return OnDevice(place)
 
-    monkeypatch.setattr(backends, "count_gpus", lambda: 2)
+    monkeypatch.setattr(places, "count_gpus", lambda: 2)
     monkeypatch.setattr(model, "open_backend", open_backend)
     write_colour_bundle(tmp_path)
     serving = tmp_path / "colours" / "serving.toml"
