@@ -64,15 +64,60 @@ class ImageLimits(NamedTuple):
     """Longer by shorter side: a 1 x 2000 image resized to a shorter side of 256 would be 256 x 512000."""
 
 
-def probe(data: bytes, limits: ImageLimits) -> Size:
-    """The size of the upright image, read from its header.
+class Opened:
+    """An image of which the header was read and nothing else.
+
+    Args:
+        data: the file.
+        limits: on its size.
 
     Raises:
         ImageFormatError: not a JPEG, PNG or WebP file.
         BadImageError: empty, damaged, or over the limits.
     """
-    with _open(data, limits) as image:
-        return _upright_size(image)
+
+    def __init__(self, data: bytes, limits: ImageLimits) -> None:
+        self._data = data
+        self._image = _open(data, limits)
+        self._orientation = _orientation(self._image)
+
+    @property
+    def size(self) -> Size:
+        """Of the upright image."""
+        width, height = self._image.size
+        return Size(height, width) if self._orientation in _SIDEWAYS else Size(width, height)
+
+    def decode(self, channels: int, wanted: Size | None = None) -> Decoded:
+        """The pixels, once; in any thread.
+
+        Args:
+            channels: 3 for RGB, 1 for grey.
+            wanted: what it is resized to, at most. A JPEG that is much larger is decoded at a fraction of its size:
+                libjpeg leaves out the finest frequencies, which costs a fraction of the time. What is drawn of it
+                differs by some tenths of a level on average (docs/benchmarks.md); an image that is less than twice as
+                large as wanted does not.
+
+        Raises:
+            BadImageError: the pixels are damaged.
+        """
+        with self._image as image:
+            extent = _reduce(image, self._orientation, wanted) if wanted and image.format in _REDUCED else image.size
+            try:
+                image.load()
+                if image.format == "PNG":
+                    _check_pixel_crc(self._data)
+                pixels = _to_mode(image, "L" if channels == 1 else "RGB")
+            except Exception as error:
+                # Pillow's readers raise whatever the damage led to; its words hold addresses and stay in the chain.
+                raise BadImageError(_damage(error), "the image is cut short or damaged; send the whole file") from error
+        if self._orientation in _UPRIGHT:
+            pixels = pixels.transpose(_UPRIGHT[self._orientation])
+        return Decoded(pixels, _corners(Size(*pixels.size), extent, self._orientation))
+
+
+def probe(data: bytes, limits: ImageLimits) -> Size:
+    """The size of the upright image, read from its header; raises as `Opened`."""
+    return Opened(data, limits).size
 
 
 def decode(data: bytes, channels: int, limits: ImageLimits) -> Image.Image:
@@ -81,21 +126,9 @@ def decode(data: bytes, channels: int, limits: ImageLimits) -> Image.Image:
     Transparent pixels are composited on white; 16-bit grey is scaled to 8 bits; CMYK is converted without a profile.
 
     Raises:
-        ImageFormatError, BadImageError: as `probe`, and where the pixels themselves are damaged.
+        ImageFormatError, BadImageError: as `Opened`, and where the pixels themselves are damaged.
     """
-    return _decode(data, channels, limits, None).image
-
-
-def decode_for(data: bytes, channels: int, limits: ImageLimits, wanted: Size) -> Decoded:
-    """As `decode`, for a resize to `wanted` or less: a JPEG that is much larger is decoded at a fraction of its size.
-
-    libjpeg leaves out the finest frequencies, which costs a fraction of the time. What is drawn of it differs by some
-    tenths of a level on average (docs/benchmarks.md); an image that is less than twice as large as wanted does not.
-
-    Raises:
-        ImageFormatError, BadImageError: as `decode`.
-    """
-    return _decode(data, channels, limits, wanted)
+    return Opened(data, limits).decode(channels).image
 
 
 def check_size(size: Size, limits: ImageLimits) -> None:
@@ -108,23 +141,6 @@ def check_size(size: Size, limits: ImageLimits) -> None:
             "image_aspect_ratio",
             f"the image is {width} x {height}; at most {limits.max_aspect_ratio:g} : 1 is accepted, cut it",
         )
-
-
-def _decode(data: bytes, channels: int, limits: ImageLimits, wanted: Size | None) -> Decoded:
-    with _open(data, limits) as image:
-        orientation = _orientation(image)
-        extent = _reduce(image, orientation, wanted) if wanted and image.format in _REDUCED else Size(*image.size)
-        try:
-            image.load()
-            if image.format == "PNG":
-                _check_pixel_crc(data)
-            pixels = _to_mode(image, "L" if channels == 1 else "RGB")
-        except Exception as error:
-            # Pillow's readers raise whatever the damage led to; its words hold addresses and stay in the chain.
-            raise BadImageError(_damage(error), "the image is cut short or damaged; send the whole file") from error
-    if orientation in _UPRIGHT:
-        pixels = pixels.transpose(_UPRIGHT[orientation])
-    return Decoded(pixels, _corners(Size(*pixels.size), extent, orientation))
 
 
 def _reduce(image: Image.Image, orientation: int, wanted: Size) -> tuple[float, float]:
@@ -195,11 +211,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 a damaged EXIF block must not cost the image
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _upright_size(image: Image.Image) -> Size:
-    width, height = image.size
-    return Size(height, width) if _orientation(image) in _SIDEWAYS else Size(width, height)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

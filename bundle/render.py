@@ -2,7 +2,7 @@
 
 The truth is "resize the whole image with Pillow's antialiased filter, then crop". Of bilinear, only the pixels that the
 views show are computed, which differs from it by at most one level (tests/bundle/test_render.py); a JPEG that is much
-larger than its views is decoded smaller first (`bundle.preprocess.decode_for`).
+larger than its views is decoded smaller first (`bundle.preprocess.Opened`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bundle.manifest import Input
-from bundle.preprocess import Corners, ImageLimits, Interpolation, Pixels, decode_for
+from bundle.preprocess import Corners, Interpolation, Opened, Pixels
 from bundle.views import Box, Size, View
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -57,15 +57,15 @@ class Scaled:
                 self._regions[resized, True] = flipped, np.ascontiguousarray(region[:, ::-1])
 
     @classmethod
-    def of(cls, image: bytes, views: Iterable[View], wanted: Input, limits: ImageLimits) -> Self:
+    def of(cls, image: Opened, views: Iterable[View], wanted: Input) -> Self:
         """An encoded image at the scales of some views, decoded no larger than they need.
 
         Raises:
-            ImageError: it is damaged, or no image.
+            BadImageError: it is damaged.
         """
         views = tuple(views)
         largest = Size(max(view.resized.width for view in views), max(view.resized.height for view in views))
-        decoded = decode_for(image, wanted.channels, limits, largest)
+        decoded = image.decode(wanted.channels, largest)
         return cls(decoded.image, views, wanted.interpolation, decoded.corners)
 
     def draw(self, views: Iterable[View], rows: Pixels) -> None:

@@ -14,7 +14,7 @@ from bundle.bounds import over_bounds
 from bundle.errors import ImageError
 from bundle.manifest import Input
 from bundle.plan import Plan
-from bundle.preprocess import ImageLimits, probe
+from bundle.preprocess import ImageLimits, Opened
 from bundle.render import Scaled
 from bundle.stop import Rule
 from bundle.views import Size, View, ViewPlan
@@ -94,11 +94,12 @@ class Runner:
 
     def look(self, image: bytes, plan: Plan) -> "Look":
         """An encoded image at the scales of the views of a plan; raises ImageError."""
-        planned = plan.views(probe(image, ImageLimits()), self._wanted)
+        opened = Opened(image, ImageLimits())
+        planned = plan.views(opened.size, self._wanted)
         distinct = planned.distinct()
         if reason := over_bounds([distinct]):
             raise ImageError(reason)
-        return Look(planned, distinct.views, self, Scaled.of(image, distinct, self._wanted, ImageLimits()))
+        return Look(planned, distinct.views, self, Scaled.of(opened, distinct, self._wanted))
 
     def run(self, scaled: Scaled, views: tuple[View, ...]) -> Logits:
         """The logits of some views of an image."""

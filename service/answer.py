@@ -146,14 +146,10 @@ class Seconds:
         decode, compute, merge = worked
         return cls(decode, max(left, 0.0), compute, merge)
 
-    def timings(self, total: float) -> Timings:
-        return Timings(
-            decode=_milliseconds(self.decode),
-            queue=_milliseconds(self.queue),
-            compute=_milliseconds(self.compute),
-            merge=_milliseconds(self.merge),
-            total=_milliseconds(total),
-        )
+    def milliseconds(self, total: float) -> dict[str, float]:
+        """Of each stage, and in all."""
+        stages = {"decode": self.decode, "queue": self.queue, "compute": self.compute, "merge": self.merge}
+        return {name: round(1000 * seconds, 3) for name, seconds in {**stages, "total": total}.items()}
 
 
 @dataclass(frozen=True)
@@ -184,7 +180,7 @@ class Answered:
 def best(probabilities: Probabilities, labels: tuple[str, ...], k: int) -> list[Score]:
     """The k most probable classes."""
     return [
-        Score(index=index, label=labels[index], probability=min(float(probabilities[index]), 1.0))
+        Score.model_construct(index=index, label=labels[index], probability=min(float(probabilities[index]), 1.0))
         for index in top_k(probabilities, k)
     ]
 
@@ -193,7 +189,3 @@ def details(views: Iterable[View], logits: npt.NDArray[np.float32], labels: tupl
     """Each view with its own best class; `logits` are [views, classes]."""
     scores = softmax(logits)
     return [ViewDetail.of(view, top1=best(row, labels, 1)[0]) for view, row in zip(views, scores, strict=True)]
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 3)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from service.answer import Answered, Fault, MemberAnswer, MemberAnswered, Prediction, best
+from service.answer import Answered, Fault, MemberAnswer, MemberAnswered, Prediction, Timings, best
 from service.errors import DeadlineExceededError, InvalidParameterError
 from service.work import Asked, Bounds
 
@@ -85,7 +85,7 @@ async def classify(
         views=answered.views,
         members=[_tell(member, explain) for member in answered.members] or None,
         predictions=predictions,
-        timings_ms=answered.seconds.timings(time.monotonic() - started),
+        timings_ms=Timings(**answered.seconds.milliseconds(time.monotonic() - started)),
         request_id=request_id,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bundle.calibration import fingerprint
 from bundle.errors import BundleError, ImageError
-from bundle.preprocess import probe
+from bundle.preprocess import Opened
 from bundle.serving import ENSEMBLE, EnsembleFile, Member
 from bundle.stop import StopOption
 from service.answer import Answered, MemberAnswered, Seconds
@@ -66,9 +66,9 @@ class Ensemble:
         """
         if self.partial:
             deadline -= min(LAST_SECONDS, bounds.timeout / 20)
-        works = await asyncio.to_thread(self._prepare, image, asked, bounds)
+        prepared = await asyncio.to_thread(self._prepare, image, asked, bounds)
         answers = await together(
-            self._ask(member, image, work, bounds, deadline) for member, work in zip(self.members, works, strict=True)
+            self._ask(member, *each, deadline) for member, each in zip(self.members, prepared, strict=True)
         )
         whole = [answer for answer in answers if isinstance(answer, Answered)]
         if not whole:
@@ -81,22 +81,23 @@ class Ensemble:
         ]
         return Answered(mean, Seconds.beside([answer.seconds for answer in whole]), members=tuple(parts))
 
-    def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> list[Work]:
-        size = probe(image, bounds.image)
-        works = [member.model.work(_of(member, asked), size) for member in self.members]
+    def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> list[tuple[Opened, Work]]:
+        """For each member, which decodes the image for its own views."""
+        opened = [Opened(image, bounds.image) for _ in self.members]
+        works = [
+            member.model.work(_of(member, asked), each.size) for member, each in zip(self.members, opened, strict=True)
+        ]
         check_work(works, bounds.max_gmacs)
         bounds.charge(sum(work.charge for work in works))
-        return works
+        return list(zip(opened, works, strict=True))
 
-    async def _ask(
-        self, member: EnsembleMember, image: bytes, work: Work, bounds: Bounds, deadline: float
-    ) -> Answered | Exception:
+    async def _ask(self, member: EnsembleMember, image: Opened, work: Work, deadline: float) -> Answered | Exception:
         """What is wrong with the image is wrong for all members; other failures may be this one's alone."""
         try:
             if not self.partial:
-                return await member.model.run(image, work, bounds, deadline)
+                return await member.model.run(image, work, deadline)
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await member.model.run(image, work, bounds, deadline)
+                return await member.model.run(image, work, deadline)
         except ImageError:
             raise
         except TimeoutError:

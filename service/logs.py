@@ -137,10 +137,9 @@ def log_request(told: Told, method: str | None, route: str | None, status: int, 
     """The line of a request; `seconds` from its header to its answer. Of a refused connection the rest is unknown."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    facts = {name: value for name, value in vars(told).items() if name != "parts"}
-    timings = told.seconds.timings(seconds).model_dump()
-    fields = {**facts, "method": method, "route": route, "status": status}
-    fields |= {f"{stage}_ms": value for stage, value in timings.items()}
+    fields = {**vars(told), "method": method, "route": route, "status": status}
+    del fields["parts"]
+    fields |= {f"{stage}_ms": value for stage, value in told.seconds.milliseconds(seconds).items()}
     cut = {name: value[:MAX_FIELD] if isinstance(value, str) else value for name, value in fields.items()}
     logger.info("request", extra={"request": cut})
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from bundle.aggregate import Average, average
-from bundle.manifest import Manifest
-from bundle.preprocess import ImageLimits, Pixels
+from bundle.manifest import Input, Manifest
+from bundle.preprocess import Opened, Pixels
 from bundle.render import Scaled
 from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
@@ -41,13 +41,12 @@ class Looked:
 class Drawing:
     """The views of one image, decoded once by whoever draws first; any number of threads may draw, each view once."""
 
-    def __init__(self, image: bytes, views: Iterable[View], manifest: Manifest, limits: ImageLimits) -> None:
+    def __init__(self, image: Opened, views: Iterable[View], wanted: Input) -> None:
         self._lock = threading.Lock()
-        self._image = image
+        self._image: Opened | None = image
         self._views = tuple(views)
         self._left = len(self._views)
-        self._wanted = manifest.input
-        self._limits = limits
+        self._wanted = wanted
         self._scaled: Scaled | Exception | None = None
 
     def draw(self, views: Iterable[View], rows: Pixels) -> None:
@@ -57,9 +56,10 @@ class Drawing:
             ImageError: the image is damaged.
         """
         with self._lock:
-            if self._scaled is None:
-                self._scaled = self._decode()
+            if self._image is not None:
+                self._scaled, self._image = self._decode(self._image), None
             scaled = self._scaled
+        assert scaled is not None  # noqa: S101 for the type checker; each view is drawn once
         if isinstance(scaled, Exception):
             raise scaled
         scaled.draw(views, rows)
@@ -68,19 +68,15 @@ class Drawing:
             if not self._left:  # megabytes that nobody needs while the last views wait for the device
                 self._scaled = None
 
-    def _decode(self) -> Scaled | Exception:
+    def _decode(self, image: Opened) -> Scaled | Exception:
         """A bad image is decoded once too."""
         try:
-            return Scaled.of(self._image, self._views, self._wanted, self._limits)
+            return Scaled.of(image, self._views, self._wanted)
         except Exception as error:  # noqa: BLE001 everybody who draws gets it
             return error
-        finally:
-            self._image = b""
 
 
-async def look(
-    batcher: Batcher, manifest: Manifest, image: bytes, work: Work, limits: ImageLimits, deadline: float
-) -> Looked:
+async def look(batcher: Batcher, manifest: Manifest, image: Opened, work: Work, deadline: float) -> Looked:
     """The scores of the views, as many of them as the rule wants.
 
     Args:
@@ -88,14 +84,13 @@ async def look(
         manifest: of the model.
         image: an encoded file.
         work: on it.
-        limits: on the image.
         deadline: on the clock of time.monotonic.
 
     Raises:
-        ImageError: about the image.
+        BadImageError: it is damaged.
         QueueFullError, DeadlineExceededError, ShuttingDownError, BackendError: about the engine.
     """
-    drawing = Drawing(image, work.views, manifest, limits)
+    drawing = Drawing(image, work.views, manifest.input)
     logits = np.empty((len(work.views), manifest.classes), np.float32)
     weights, seconds, start = work.weights, Seconds(), 0
     for wave, stop in enumerate(work.choice.rule.waves(weights)):
@@ -115,6 +110,9 @@ async def look(
 
 async def together(works: Iterable[Awaitable[Result]]) -> list[Result]:
     """The results in order; the first failure, or a cancellation, cancels what is left."""
+    works = list(works)
+    if len(works) == 1:
+        return [await works[0]]
     futures = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*futures)

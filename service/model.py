@@ -6,12 +6,13 @@ import logging
 import weakref
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
+from bundle.gate import has_short_header
 from bundle.manifest import Manifest
-from bundle.preprocess import probe
+from bundle.preprocess import Opened
 from bundle.store import Bundle
 from bundle.views import Size
 from service.answer import Answered, Views, details
@@ -28,6 +29,9 @@ from service.wishes import Wishes
 from service.work import Asked, Bounds, Work, check_work, gmacs_of, work_of
 
 logger = logging.getLogger(__name__)
+
+WORKS_KEPT = 64
+"""Image sizes and options whose views are remembered: cameras and browsers send the same ones again and again."""
 
 
 class Hold:
@@ -79,7 +83,7 @@ class ServedModel:
         self.manifest: Manifest = bundle.manifest
         self.engine = engine
         self.batcher = batcher
-        self.wishes = wishes
+        self._wish(wishes)
         self._hold = Hold(batcher)
 
     @property
@@ -91,8 +95,13 @@ class ServedModel:
     def wishing(self, wishes: Wishes) -> "ServedModel":
         """The same engine, of which something else is wished."""
         changed = copy.copy(self)
-        changed.wishes = wishes
+        changed._wish(wishes)  # noqa: SLF001 it is one of us
         return changed
+
+    def _wish(self, wishes: Wishes) -> None:
+        self.wishes = wishes
+        # Of facts alone and not of self: a cycle would keep the engine until it is collected.
+        self._works = lru_cache(WORKS_KEPT)(partial(_work_out, wishes, self.manifest))
 
     def check(self, asked: Asked) -> None:
         """Raises UnknownViewsError or InvalidParameterError when it cannot do what is asked, whatever the image."""
@@ -100,16 +109,19 @@ class ServedModel:
 
     def work(self, asked: Asked, image: Size) -> Work:
         """What it would do with an upright image of that size; raises as `check`."""
-        return work_of(self.wishes.choose(asked), image, self.manifest)
+        return self._works(asked, image)
 
     async def answer(self, image: bytes, asked: Asked, bounds: Bounds, deadline: float) -> Answered:
         """What it says of one image, see `classify.Classifier`."""
-        work = await asyncio.to_thread(self._prepare, image, asked, bounds)
-        return await self.run(image, work, bounds, deadline)
+        if has_short_header(image):  # a thread's turn takes as long
+            opened, work = self._prepare(image, asked, bounds)
+        else:
+            opened, work = await asyncio.to_thread(self._prepare, image, asked, bounds)
+        return await self.run(opened, work, deadline)
 
-    async def run(self, image: bytes, work: Work, bounds: Bounds, deadline: float) -> Answered:
+    async def run(self, image: Opened, work: Work, deadline: float) -> Answered:
         """`answer` for work that is known and allowed."""
-        looked = await look(self.batcher, self.manifest, image, work, bounds.image, deadline)
+        looked = await look(self.batcher, self.manifest, image, work, deadline)
         choice, used = work.choice, len(looked.logits)
         views = Views(
             plan=choice.plan.name,
@@ -124,11 +136,16 @@ class ServedModel:
             views.details = await asyncio.to_thread(details, work.views[:used], looked.logits, self.labels)
         return Answered(looked.mean, looked.seconds, views)
 
-    def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> Work:
-        work = self.work(asked, probe(image, bounds.image))
+    def _prepare(self, image: bytes, asked: Asked, bounds: Bounds) -> tuple[Opened, Work]:
+        opened = Opened(image, bounds.image)
+        work = self.work(asked, opened.size)
         check_work([work], bounds.max_gmacs)
         bounds.charge(work.charge)
-        return work
+        return opened, work
+
+
+def _work_out(wishes: Wishes, manifest: Manifest, asked: Asked, image: Size) -> Work:
+    return work_of(wishes.choose(asked), image, manifest)
 
 
 def load_model(bundle: Bundle, wishes: Wishes, wanted: Engine, metrics: Metrics, pool: Executor) -> ServedModel:

@@ -240,10 +240,14 @@ class Batcher:
         with self._changed:
             for segment in batch.segments:
                 entry = segment.entry
+                part = scores[offset : offset + segment.rows]
+                offset += segment.rows
+                if len(part) == entry.rows:
+                    entry.scores = part
+                    continue
                 if entry.scores is None:
                     entry.scores = np.empty((entry.rows, scores.shape[1]), np.float32)
-                entry.scores[segment.start : segment.stop] = scores[offset : offset + segment.rows]
-                offset += segment.rows
+                entry.scores[segment.start : segment.stop] = part
             complete = self._queue.done(batch, seconds)
         now = self._clock()
         for entry in complete:

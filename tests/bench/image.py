@@ -26,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from bundle import preprocess, store
 from bundle.manifest import Input
-from bundle.preprocess import ImageLimits, Pixels, decode, probe
+from bundle.preprocess import ImageLimits, Opened, Pixels, decode, probe
 from bundle.render import Scaled
 from bundle.views import Size, View, center_view
 from samples import encode, photographs
@@ -67,8 +67,9 @@ def sparing(spare: int) -> Callable[[bytes, Input], Pixels]:
     def draw(data: bytes, wanted: Input) -> Pixels:
         preprocess.SPARE = spare
         row = np.empty((1, wanted.height, wanted.width, 3), np.uint8)
-        view = view_of(data, wanted)
-        Scaled.of(data, [view], wanted, LIMITS).draw([view], row)
+        opened = Opened(data, LIMITS)
+        view = center_view(opened.size, wanted.size, wanted.resize)
+        Scaled.of(opened, [view], wanted).draw([view], row)
         drawn: Pixels = row[0]
         return drawn
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from bundle.errors import BadImageError
-from bundle.gate import MAX_FILL, MAX_SCANS, MAX_SEGMENTS, check_structure
+from bundle.gate import FEW, MAX_FILL, MAX_SCANS, MAX_SEGMENTS, MIDDLING, SHORT, check_structure, has_short_header
+from samples import encode, photographs
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -95,3 +96,14 @@ def test_what_is_cut_short_is_left_to_the_decoder(length: int) -> None:
 def test_files_of_16_mib_are_refused_without_reading_them_whole(hostile: bytes) -> None:
     with pytest.raises(BadImageError):
         check_structure(hostile)
+
+
+def test_a_header_is_short_where_it_can_only_be() -> None:
+    """In a file that is middling large, a JPEG alone, and one that cannot have many segments."""
+    photograph = encode(photographs()[0].resize((500, 334)), "JPEG")
+    assert SHORT < len(photograph) < MIDDLING
+    assert has_short_header(photograph)
+    assert has_short_header(with_chunks(100))
+    assert not has_short_header(with_chunks(1000))
+    assert not has_short_header(with_segments(FEW))
+    assert not has_short_header(encode(photographs()[0], "JPEG", quality=95))

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle import preprocess, render
 from bundle.aggregate import average
 from bundle.errors import BadImageError
 from bundle.manifest import Input
 from bundle.plan import Part, Plan
 from bundle.plans import PUBLISHED
-from bundle.preprocess import Decoded, ImageLimits
+from bundle.preprocess import Decoded, ImageLimits, Opened
 from bundle.stop import Never, Probabilities, Rule
 from bundle.views import Size
 from fakes import FakeBackend
@@ -95,7 +94,7 @@ def work(plan: Plan = PUBLISHED["ten_crop"], rule: Rule | None = None) -> Work:
 
 
 async def looked(batcher: Batcher, work: Work, image: bytes = IMAGE, wait: float = SOON) -> Looked:
-    return await look(batcher, NETWORK, image, work, ImageLimits(), time.monotonic() + wait)
+    return await look(batcher, NETWORK, Opened(image, ImageLimits()), work, time.monotonic() + wait)
 
 
 def first_pixels(work: Work) -> np.ndarray[Any, Any]:
@@ -152,14 +151,14 @@ def test_an_image_is_decoded_once_for_all_waves_shapes_and_lanes(
     start: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    decode = preprocess.decode_for
+    decode = Opened.decode
 
     def counting(*arguments: Any) -> Decoded:
         decoded.append(threading.current_thread().name)
         time.sleep(0.02)  # so that another lane comes before it is done
         return decode(*arguments)
 
-    monkeypatch.setattr(render, "decode_for", counting)
+    monkeypatch.setattr(Opened, "decode", counting)
     batcher = start(Device(lanes=3))
     asyncio.run(looked(batcher, work(SHAPES, Waves((3, 4), stop_at=1))))
     assert len(decoded) == 1
@@ -268,12 +267,12 @@ def test_seconds_side_by_side_are_those_of_the_longest() -> None:
 
 def test_a_drawing_keeps_no_upload_and_nothing_once_all_views_are_drawn() -> None:
     views = work().views
-    drawing = Drawing(IMAGE, views, NETWORK, ImageLimits())
+    drawing = Drawing(Opened(IMAGE, ImageLimits()), views, NETWORK.input)
     rows = np.empty((len(views), 8, 8, 3), np.uint8)
     held = []
     for part in (slice(1), slice(1, None)):
         drawing.draw(views[part], rows[part])
-        assert drawing._image == b""
+        assert drawing._image is None
         held.append(drawing._scaled is not None)
     assert held == [True, False]
     assert rows[:, 0, 0] == pytest.approx(first_pixels(work()), abs=1)

@@ -22,7 +22,8 @@ from live import encode
 from service.__main__ import Command, main
 from service.settings import Settings
 
-PHOTO = encode(Image.linear_gradient("L").resize((4000, 3000)).convert("RGB"), "JPEG")
+PHOTO = encode(Image.linear_gradient("L").resize((4000, 3000)).convert("RGB"))
+"""12 megapixels of a PNG, which take long to decode: a JPEG would be decoded at an eighth."""
 """A small file that takes long to decode."""
 
 
@@ -108,7 +109,7 @@ def test_views_of_a_client_that_left_are_dropped(colours: Path) -> None:
     """More work than can be done, and a client that hangs up: the queue empties without it."""
     with process(colours) as (_, address):
         url = f"{address}/v1/models/colours:classify"
-        files = [("images", ("a.jpg", PHOTO))] * 60
+        files = [("images", ("a.png", PHOTO))] * 60
         with httpx.Client() as client, contextlib.suppress(httpx.ReadTimeout):
             client.post(url, files=files, timeout=httpx.Timeout(10, read=0.05))
         assert wait_for(lambda: metric(address, r'dropped_views_total{.*"cancelled"}')) > 0
