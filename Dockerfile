@@ -21,6 +21,7 @@ ARG CUDA=
 RUN pip install ".[service${CUDA:+,gpu}]"
 COPY README.md ./
 COPY bundle bundle
+COPY pages pages
 COPY service service
 COPY export export
 RUN pip install --no-deps --force-reinstall .
@@ -30,6 +31,7 @@ ARG CUDA=
 RUN pip install ".[export${CUDA:+,gpu}]"
 COPY README.md ./
 COPY bundle bundle
+COPY pages pages
 COPY service service
 COPY export export
 RUN pip install --no-deps --force-reinstall .

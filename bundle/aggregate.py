@@ -29,7 +29,7 @@ def average(logits: npt.ArrayLike, weights: npt.ArrayLike, how: Average) -> npt.
         Probabilities [classes] that sum to 1.
     """
     if len(np.atleast_1d(weights)) == 1:
-        return softmax(logits)[0]
+        return np.asarray(softmax(logits)[0])
     scores = softmax(logits) if how == "probabilities" else np.asarray(logits, dtype=np.float64)
     mean = np.average(scores, axis=0, weights=np.asarray(weights, dtype=np.float64))
     return softmax(mean) if how == "logits" else np.asarray(mean)

@@ -33,6 +33,7 @@ from export.jobs import (
     FrontierJob,
     LearnWeightsJob,
     ListJob,
+    QuantizeJob,
     TrainJob,
     WeightsJob,
 )
@@ -40,8 +41,8 @@ from export.jobs import (
 Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 """Of a bundle, with labelled images."""
 
-Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | FrontierJob
-"""What publishes no single bundle."""
+Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | QuantizeJob | FrontierJob
+"""What has an answer of its own."""
 
 
 class Cli(BaseSettings):
@@ -64,6 +65,7 @@ class Cli(BaseSettings):
     evaluate: CliSubCommand[EvaluateJob]
     calibrate: CliSubCommand[CalibrateJob]
     learn_weights: CliSubCommand[LearnWeightsJob]
+    quantize: CliSubCommand[QuantizeJob]
     frontier: CliSubCommand[FrontierJob]
 
     @classmethod
@@ -126,7 +128,7 @@ def _run(job: FreezeJob | TrainJob) -> Path:
 
 
 def _tell(job: Told) -> int:
-    """Prints what a command answers that publishes no single bundle; the exit status."""
+    """Prints what a command answers that has an answer of its own; the exit status."""
     if isinstance(job, BatchJob):
         from export import batch  # noqa: PLC0415 as above
 
@@ -147,6 +149,10 @@ def _tell(job: Told) -> int:
         from export import outline  # noqa: PLC0415 as above
 
         print(outline.tell(job))
+    elif isinstance(job, QuantizeJob):
+        from export.quantize import command  # noqa: PLC0415 as above
+
+        print(command.tell(job))
     elif isinstance(job, Asked):
         print(_ask(job))
     else:

@@ -8,9 +8,9 @@ from pydantic import Field
 from bundle.accuracy import TOP
 from bundle.manifest import Facts, Sha256
 from export.goals import Answer, Configuration, Goals, number
-from export.pages import render_page
 from export.scene import PANELS, line
-from export.svg import inline
+from pages.html import render_page
+from pages.svg import inline
 
 
 class LeftOut(Facts):
@@ -54,6 +54,7 @@ class Frontier(Facts):
         """One file without anything from elsewhere; `svg` is the picture."""
         errors = [edge for c in self.configurations for edge in c.accuracy.interval()]
         return render_page(
+            "export",
             "frontier.html",
             {"number": number},
             report=self,

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from bundle.manifest import Manifest
 from export.architectures import Architecture, Preprocessing
 from export.errors import GraphError
 from export.exporters import OUTPUTS, Exporter, from_program
@@ -53,7 +54,7 @@ def to_onnx(network: nn.Module, architecture: Architecture, exporter: Exporter =
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise GraphError(f"the exporter fails: {type(error).__name__}: {reason}") from error
-    _strip(model)
+    strip(model)
     check(model, architecture)
     return model
 
@@ -63,7 +64,7 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return content
 
 
-def check(model: onnx.ModelProto, architecture: Architecture) -> None:
+def check(model: onnx.ModelProto, promised: Architecture | Manifest) -> None:
     """Asks the graph for everything that docs/bundle.md promises of it.
 
     Raises:
@@ -82,10 +83,10 @@ def check(model: onnx.ModelProto, architecture: Architecture) -> None:
         raise GraphError(f"the graph needs functions or domains that are not ONNX's own: {sorted(domains)}")
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise GraphError("the graph keeps weights in another file; a bundle's graph is one file")
-    _check_signature(model, architecture)
+    _check_signature(model, promised)
 
 
-def _strip(message: Any) -> None:
+def strip(message: Any) -> None:
     """Removes metadata and doc strings everywhere (they hold stack traces with paths), and inner shapes."""
     if isinstance(message, onnx.GraphProto):
         message.ClearField("value_info")
@@ -97,14 +98,15 @@ def _strip(message: Any) -> None:
             message.ClearField(field.name)
         elif field.message_type is not None:
             for part in value if field.is_repeated else (value,):
-                _strip(part)
+                strip(part)
 
 
-def _check_signature(model: onnx.ModelProto, architecture: Architecture) -> None:
-    size = ("H", "W") if architecture.dynamic else (architecture.input.height, architecture.input.width)
+def _check_signature(model: onnx.ModelProto, promised: Architecture | Manifest) -> None:
+    wanted = promised.input
+    size = ("H", "W") if wanted.dynamic else (wanted.height, wanted.width)
     found = [_signature(value) for value in (*model.graph.input, *model.graph.output)]
-    wanted_input = ("images", TensorProto.UINT8, ("N", *size, architecture.channels))
-    wanted_outputs = [(name, TensorProto.FLOAT, ("N", architecture.classes)) for name in OUTPUTS]
+    wanted_input = ("images", TensorProto.UINT8, ("N", *size, wanted.channels))
+    wanted_outputs = [(name, TensorProto.FLOAT, ("N", promised.classes)) for name in OUTPUTS]
     if found != [wanted_input, *wanted_outputs]:
         raise GraphError(f"the graph takes and gives {found}, expected {[wanted_input, *wanted_outputs]}")
 

@@ -223,6 +223,36 @@ class LearnWeightsJob(LabelledJob):
         return name
 
 
+class QuantizeJob(Job):
+    """Publishes the next version of a model in int8, for CPUs, or fp16, for GPUs, if it is as right as it has to be."""
+
+    bundle: CliPositionalArg[Path]
+    """REPOSITORY/NAME/VERSION, or REPOSITORY/NAME for the newest version; one in fp32"""
+    to: Literal["int8", "fp16"]
+    """int8, which the CPU runs, or fp16, which GPUs run"""
+    calibration: Path | None = None
+    """of int8: a folder of images like those that will be asked about, or labelled data; without it half of --data"""
+    data: Path | None = None
+    """labelled images: a folder with a folder for each class, a CSV file, or MNIST's or CIFAR-10's files"""
+    part: str | None = None
+    """START:STOP of the labelled images in their order: 50000:, or --part=-10000: for the last ones"""
+    budget: float | None = Field(default=None, ge=0, le=100)
+    """percentage points of top-1 accuracy that may be lost on half of --data; 1 when left out"""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """of the halves"""
+
+    @model_validator(mode="after")
+    def _has_the_images_that_it_needs(self) -> Self:
+        if self.to == "int8" and self.calibration is None and self.data is None:
+            raise ValueError("int8 needs images to calibrate on: --calibration DIR, or --data with labelled ones")
+        if self.to == "fp16" and self.calibration is not None:
+            raise ValueError("fp16 needs no calibration; leave --calibration out")
+        if self.data is None and (self.budget is not None or self.part is not None):
+            option = "budget" if self.budget is not None else "part"
+            raise ValueError(f"--{option} is of labelled images; give them with --data, or leave --{option} out")
+        return self
+
+
 class FrontierJob(Job):
     """Measures versions and view plans on labelled images, draws error against cost, and says what to deploy."""
 

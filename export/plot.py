@@ -13,40 +13,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from export.goals import Configuration, Goals, number
 from export.labels import Rectangle, place
 from export.scene import PANELS, Panel, Scene, line, short_names
+from pages.look import ACCENT, CARD, INK, SERIES, SOFT, STYLE, logarithmic, tidy
 
-CARD, INK, SOFT, LINE, ACCENT = "#ffffff", "#1a1d23", "#626a78", "#e3e6ec", "#2f6fdb"
-"""The page's own, see templates/frontier.html."""
-THEME = {CARD: "card", INK: "ink", SOFT: "soft", LINE: "line", ACCENT: "accent"}
-
-SERIES = (ACCENT, "#c2571a", "#16834a", "#8a4fc9", "#c02f5a", "#0b8288")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 """After the colours are used up the next marker begins."""
 
 CROWD = 24
 """Configurations up to which every point with room for it is named, and not those of the Pareto line alone."""
-TICKS = ((4.0, (1, 1.5, 2, 3, 4, 5, 7)), (1000.0, (1, 2, 5)), (math.inf, (1,)))
-"""Multiples of the powers of ten at which an axis has ticks, by how many times its start its end is, at most."""
 SPACE = 2
 """Pixels around a label."""
 FAR = 12
 """Pixels from a point to its label from which on a thin line joins them."""
-
-STYLE: Any = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it along: the same picture on every machine
-    "font.size": 9.5,
-    "svg.hashsalt": "multicrop",  # the same ids each time
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-}
 
 
 def draw(configurations: Sequence[Configuration], goals: Goals, chosen: Configuration | None) -> Figure:
@@ -82,17 +64,9 @@ def _frame(axes: Axes, panel: Panel, configurations: Sequence[Configuration]) ->
     across = [panel.across(c) for c in configurations]
     low, high = min(across), max(across)
     axes.set_xlabel(panel.title)
-    axes.set_facecolor(CARD)
-    axes.grid(visible=True, color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", length=0, labelleft=True)
+    tidy(axes)
     if low > 0:  # a network without a convolution has 0 GMAC
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.6, high * 1.6)
-        multiples = next(multiples for most, multiples in TICKS if high * 1.6**2 / low <= most)
-        axes.xaxis.set_major_locator(LogLocator(subs=multiples, numticks=15))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes, "x", low / 1.6, high * 1.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 

@@ -11,7 +11,7 @@ from bundle.beside import write_atomically
 from bundle.manifest import Manifest
 from export.exports import TOOLS, Export
 from export.jobs import FreezeJob
-from export.pages import render_page
+from pages.html import render_page
 
 State = Literal["done", "skipped", "failed"]
 
@@ -138,7 +138,7 @@ class Report(BaseModel):
     def html(self) -> str:
         """One file without anything from elsewhere."""
         filters = {"whole": _whole, "fixed": _fixed, "small": _small, "duration": duration}
-        return render_page("report.html", filters, report=self)
+        return render_page("export", "report.html", filters, report=self)
 
 
 def write_report(report: Report, folder: Path) -> None:

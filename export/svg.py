@@ -1,43 +1,16 @@
-"""The picture of a frontier as SVG: by itself, and as part of a page."""
+"""The picture of a frontier as SVG, with a tooltip over each point."""
 
-import io
-import re
 from collections.abc import Sequence
 from itertools import product
-from xml.etree import ElementTree as ET
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from export.goals import Configuration
-from export.plot import STYLE, THEME
 from export.scene import PANELS
-
-SVG = "http://www.w3.org/2000/svg"
+from pages import svg
 
 
 def to_svg(figure: Figure, configurations: Sequence[Configuration]) -> str:
     """The picture as SVG; over each point a tooltip with its figures."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    ET.register_namespace("", SVG)
-    ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    root = ET.fromstring(buffer.getvalue())  # noqa: S314 matplotlib wrote it just now
-    for metadata in root.findall(f"{{{SVG}}}metadata"):  # who wrote it, with addresses
-        root.remove(metadata)
-    for panel, (index, c) in product(PANELS, enumerate(configurations)):
-        for group in root.iterfind(f".//{{{SVG}}}g[@id='{panel.key}-{index}']"):
-            title = ET.Element(f"{{{SVG}}}title")
-            title.text = f"{c.title}: {c.figures}"
-            group.insert(0, title)
-    return ET.tostring(root, encoding="unicode", xml_declaration=True)
-
-
-def inline(svg: str) -> str:
-    """For a page that has the theme's colours as variables: the picture follows it, and fills the width."""
-    picture = svg[svg.index("<svg") :]
-    for colour, variable in THEME.items():
-        picture = picture.replace(colour, f"var(--{variable})")
-    tag = picture[: picture.index(">")]
-    return re.sub(r' (?:width|height)="[^"]*"', "", tag) + picture[len(tag) :]
+    points = product(PANELS, enumerate(configurations))
+    return svg.to_svg(figure, {f"{panel.key}-{index}": f"{c.title}: {c.figures}" for panel, (index, c) in points})

@@ -136,7 +136,7 @@ def compare(reference: nn.Module, model: bytes, samples: Sequence[Pixels], toler
         tolerance: the bound on `max_rel`; only `require` asks for it.
     """
     session = open_session(model)
-    cases = tuple(_compare(ask(reference, images), run(session, images), images) for images in samples)
+    cases = tuple(compare_case(ask(reference, images), run(session, images), images) for images in samples)
     return Parity(tolerance=tolerance, cases=cases)
 
 
@@ -159,7 +159,8 @@ def ask(reference: nn.Module, images: Pixels) -> npt.NDArray[np.float32]:
     return logits
 
 
-def _compare(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32], images: Pixels) -> ParityCase:
+def compare_case(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32], images: Pixels) -> ParityCase:
+    """One comparison of logits [n, classes] for n images; GraphError where they are zero or not finite."""
     batch, height, width, _ = images.shape
     difference, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
     if not (np.isfinite(difference) and largest > 0):

@@ -41,6 +41,8 @@ def configure(log_format: LogFormat) -> None:
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
+    # Nobody is told of these, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     threading.excepthook = _tell_end
 
 

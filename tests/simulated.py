@@ -14,7 +14,7 @@ from math import ceil, inf, log2
 
 from service.engine.entry import Batch, Entry, Segment, State
 from service.engine.isolate import MAX_CULPRITS, searching
-from service.engine.queue import BatchQueue
+from service.engine.queue import SPARE, BatchQueue
 from service.errors import DeadlineExceededError, QueueFullError
 
 Steps = Generator[float, None, None]
@@ -142,7 +142,7 @@ class Simulation:
         except QueueFullError:
             require(not admitted, "who was let in before is not refused")
             full = before > 0 and before + charge > self._queue.max_queue_size
-            require(full or wait > deadline - self.now, "only a full queue or a long wait refuses")
+            require(full or wait > (1 - SPARE) * (deadline - self.now), "only a full queue or a long wait refuses")
             self.refused += 1
             return
         for entry in entries:

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 NEVER = {
-    "bundle": ["torch", "onnx", "onnxruntime", "fastapi", "service", "export"],
+    "bundle": ["torch", "onnx", "onnxruntime", "fastapi", "service", "export", "pages"],
+    "pages": ["torch", "onnx", "onnxruntime", "fastapi", "service", "export", "bundle"],
     "service.engine": ["fastapi", "PIL", "bundle"],
     "service": ["torch", "torchvision", "onnx", "export"],
     "export": ["fastapi", "uvicorn", "service"],
@@ -113,6 +114,16 @@ def test_the_rules_see_every_way_to_import(package: str, source: str, bad: list[
     assert forbidden(package, imports(source, package)) == bad
 
 
+def test_the_commands_load_nothing_that_only_pages_need() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import json, sys, service.__main__, service.app; print(json.dumps([*sys.modules]))",
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"matplotlib", "jinja2", "pages"} & set(json.loads(run.stdout)) == set()
+
+
 def test_only_one_onnx_runtime_is_installed() -> None:
     """The packages onnxruntime and onnxruntime-gpu install the same files: of both, neither can be trusted."""
     installed = {(distribution.metadata["Name"] or "").lower() for distribution in importlib.metadata.distributions()}
@@ -157,3 +168,8 @@ def test_only_export_requires_torch() -> None:
             requirement for requirement in resolved(extra) if re.match(r"(torch|onnx|lightning)\b(?!-)", requirement)
         ]
     assert "torch==2.13.0" in resolved("export")
+
+
+def test_pages_are_an_extra_of_the_service_and_a_part_of_export() -> None:
+    assert resolved("page") <= resolved("export")
+    assert not resolved("page") & resolved("service")

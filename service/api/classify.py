@@ -14,6 +14,7 @@ from service.api import body
 from service.api.context import CLIENT_CLOSED_REQUEST, RegistryDep, RequestIdDep, SettingsDep
 from service.api.errors import Problem, documented, to_problem
 from service.api.gate import caller_of
+from service.api.hot import HotRoute
 from service.api.left import unless_left
 from service.classify import check, classify
 from service.errors import InvalidParameterError
@@ -21,13 +22,13 @@ from service.logs import Told
 from service.settings import Settings
 from service.work import Asked, Bounds, Merge
 
-router = APIRouter(tags=["classify"])
+router = APIRouter(tags=["classify"], route_class=HotRoute)
 
 
 class Options(BaseModel):
     """The query."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)  # it is remembered
 
     views: str | None = Field(
         None,
@@ -157,7 +158,6 @@ async def classify_image(
     request_id: RequestIdDep,
 ) -> Response:
     """Classify one image, or several in one multipart or JSON body."""
-    _require_single(request)
     found, asked = registry.get(name, options.version), options.asked()
     told: Told = request.state.told
     told.model, told.version = found.name, found.version
@@ -193,12 +193,6 @@ async def _read(request: Request, settings: Settings) -> bytes | list[bytes]:
 def _explain(error: Exception) -> Fault:
     told = to_problem(error, "")
     return Fault(code=told.code, detail=told.detail)
-
-
-def _require_single(request: Request) -> None:
-    keys = [key for key, _ in request.query_params.multi_items()]
-    if len(keys) > len(set(keys)):
-        raise InvalidParameterError("an option stands in the query twice; give each once")
 
 
 async def _alone(one: Callable[[bytes], Awaitable[Prediction]], image: bytes, told: Told) -> Prediction:

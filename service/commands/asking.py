@@ -61,8 +61,12 @@ class ServerJob(BaseModel):
     version: str | None = Field(default=None, min_length=1)
     """of the model: a number or an alias of the operator's; the newest that serves when left out"""
 
+    @property
+    def key(self) -> str | None:
+        return _text(self.api_key)
+
     def client(self) -> Client:
-        return Client(str(self.url), api_key=_text(self.api_key), connections=self.concurrency)
+        return Client(str(self.url), api_key=self.key, connections=self.concurrency)
 
 
 def of_the_image(error: ClientError) -> bool:

@@ -1,10 +1,9 @@
 """Many image files asked of a running server, one line for each: `multicrop-service classify`."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlencode
@@ -80,24 +79,6 @@ class Summary:
     failed: int
     before: int
     """That had an answer in the file already."""
-
-
-def take_paths(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line with one stand-in for the paths of `classify`, and the paths.
-
-    pydantic-settings would split them at commas, read brackets as JSON, and strip them.
-    """
-    if list(arguments[:1]) != ["classify"]:
-        return list(arguments), []
-    options, paths, left = ["classify"], list[str](), iter(arguments[1:])
-    for argument in left:
-        if argument == "--":
-            paths += left
-        elif argument.startswith("-"):  # every option takes a value
-            options += [argument] if "=" in argument else [argument, *islice(left, 1)]
-        else:
-            paths.append(argument)
-    return [*options, *(["PATH"] if paths else [])], paths
 
 
 def classify_files(job: ClassifyJob, client: Client) -> Summary:
@@ -196,7 +177,7 @@ class _Asker:
     def _one(self, file: str) -> tuple[str, Prediction | Fault | ClientError]:
         """A failure that need not be the image's is returned as it is."""
         try:
-            image = _read(Path(file))
+            image = read_image(Path(file))
         except OSError as error:
             return file, Fault("unreadable", error.strerror or type(error).__name__)
         if len(image) > MAX_BYTES:
@@ -211,7 +192,7 @@ class _Asker:
             raise named(error, spell(file)) from error
 
 
-def _read(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
     """The file, or so much of it that it is seen to be too large.
 
     Raises:

@@ -21,6 +21,10 @@ from service.errors import DeadlineExceededError, QueueFullError
 DRAWINGS = 16
 """The predicted wait looks back at so many drawings; the longest of them is left out: one odd image is no trend."""
 
+SPARE = 0.1
+"""The part of a request's patience that is left to spare, or two runs where that is less: a queue that is filled up to
+the deadline would answer half of its views after it, and batches are not always full (see docs/benchmarks.md)."""
+
 
 class BatchQueue:
     """Priority, then round robin over entries with a quantum, first in, first out within an entry.
@@ -148,12 +152,8 @@ class BatchQueue:
         return (self._times.of(self.waiting) + drawing) / self._lanes
 
     def predicted_answer(self) -> float:
-        """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself.
-
-        Two runs more, since a queue that is filled up to the deadline would answer half of its views after it, and
-        batches are not always full: see docs/benchmarks.md.
-        """
-        return self.predicted_wait() + 4 * self._times.usual if self.waiting else 0.0
+        """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself."""
+        return self.predicted_wait() + 2 * self._times.usual if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""
@@ -168,7 +168,7 @@ class BatchQueue:
         wait = self.predicted_wait()
         if self.waiting and self.waiting + charge > self.max_queue_size:
             raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
-        if self.predicted_answer() > patience:
+        if self.predicted_answer() + min(2 * self._times.usual, SPARE * patience) > patience:
             raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
 
     def _share(self, room: int) -> dict[Entry, int]:

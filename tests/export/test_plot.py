@@ -11,7 +11,8 @@ from bundle.accuracy import Accuracy
 from export.goals import Configuration, Goals
 from export.plot import draw, to_png
 from export.scene import PANELS, line, short_names
-from export.svg import inline, to_svg
+from export.svg import to_svg
+from pages.svg import inline
 
 
 def some(count: int) -> list[Configuration]:

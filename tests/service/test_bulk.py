@@ -24,8 +24,9 @@ from hypothesis import strategies as some
 
 from service.__main__ import main
 from service.client import Prediction, exchange
-from service.commands.bulk import ClassifyJob, find, take_paths
+from service.commands.bulk import ClassifyJob, find
 from service.commands.output import OutFile, OutputError
+from service.commands.paths import take_paths
 from service.commands.report import Csv, Fault, Format, JsonLines, Row, spell
 from stub import Asked, Reply, problem, serving
 

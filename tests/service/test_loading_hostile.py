@@ -27,6 +27,7 @@ from fakes import write_colour_bundle
 from live import encode, serve
 from service import loading, memory
 from service.engine import places
+from service.engine.driver import count_gpus
 from service.errors import ModelNotFoundError
 from service.metrics import Metrics
 from service.model import ServedModel
@@ -214,7 +215,7 @@ def test_a_file_larger_than_the_memory_is_not_read(tmp_path: Path) -> None:
 @case("R16-fell-back")
 def test_a_session_that_falls_back_to_the_cpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime only warns where CUDA is asked for and cannot be."""
-    if places.count_gpus():
+    if count_gpus():
         pytest.skip("there is a GPU here, on which it would not")
     write_colour_bundle(tmp_path)
     with registry_of(tmp_path) as registry:

@@ -179,9 +179,23 @@ def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
-    queue.offer([entry(1, deadline=19.5)], 0.0)  # 3 s of waiting, and 4 runs of 4 s: before it, its own, and two more
+    queue.offer(
+        [entry(1, deadline=12.3)], 0.0
+    )  # 3 s of waiting, 2 runs of 4 s: before it and its own; a tenth to spare
     with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
-        queue.offer([entry(1, deadline=19.5)], 0.0)
+        queue.offer([entry(1, deadline=13.3)], 0.0)
+
+
+def test_short_runs_spare_no_more_than_two_of_them() -> None:
+    queue = BatchQueue(max_batch_size=1, max_queue_size=100)
+    ready(queue, entry(1))
+    batch = queue.take()
+    assert batch is not None
+    queue.done(batch, 0.01)
+    ready(queue, entry(96))
+    with pytest.raises(QueueFullError):
+        queue.offer([entry(1, deadline=0.999)], 0.0)
+    queue.offer([entry(1, deadline=1.001)], 0.0)  # 96 before it, 2 with it, 2 to spare: 1 s, of which a tenth were ten
 
 
 def test_nobody_is_refused_by_a_prediction_while_nothing_waits() -> None:

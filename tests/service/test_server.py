@@ -19,7 +19,8 @@ from pydantic_settings import CliApp
 
 from fakes import write_colour_bundle
 from live import encode
-from service.__main__ import Command, main
+from service.__main__ import main
+from service.commands.command import Command
 from service.settings import Settings
 
 PHOTO = encode(Image.linear_gradient("L").resize((4000, 3000)).convert("RGB"))

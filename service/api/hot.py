@@ -1,0 +1,72 @@
+"""The route that everything is asked of: documented as any other, and taken apart without FastAPI's machinery.
+
+FastAPI resolves each argument of each request anew, which takes as long as all else that a request costs here.
+"""
+
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from typing import Any, TypeVar, get_type_hints
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+
+from service.errors import InvalidParameterError
+
+Query = TypeVar("Query", bound=BaseModel)
+
+KEPT = 256
+"""Queries that are remembered: clients send the same options again and again."""
+LONGEST = 512
+"""Bytes of one that is."""
+
+
+class HotRoute(APIRoute):
+    """Of an endpoint that takes `name` from the path, `options` from the query, and what `api.context` hands out.
+
+    Every option may stand in the query once.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint, options = self.endpoint, get_type_hints(self.endpoint)["options"]
+
+        async def handle(request: Request) -> Response:
+            state = request.app.state
+            response: Response = await endpoint(
+                name=request.path_params["name"],
+                options=read_query(request.scope["query_string"], options),
+                request=request,
+                registry=state.registry,
+                settings=state.settings,
+                request_id=request.state.request_id,
+            )
+            return response
+
+        return handle
+
+
+def read_query(query: bytes, kind: type[Query]) -> Query:
+    """The options in a query.
+
+    Raises:
+        RequestValidationError: as FastAPI's own, where an option is not one of these.
+        InvalidParameterError: one stands there twice.
+    """
+    return (_remembered if len(query) <= LONGEST else _read)(query, kind)  # type: ignore[return-value] # of that kind
+
+
+def _read(query: bytes, kind: type[BaseModel]) -> BaseModel:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    try:
+        found = kind.model_validate(dict(pairs))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in problems]) from error
+    if len(dict(pairs)) < len(pairs):
+        raise InvalidParameterError("an option stands in the query twice; give each once")
+    return found
+
+
+_remembered = lru_cache(KEPT)(_read)
