@@ -62,8 +62,8 @@ class Batcher:
         self._queue = BatchQueue(
             max_batch_size=backend.max_batch_size, max_queue_size=max_queue_size, lanes=len(owners), quantum=quantum
         )
-        self._under_way = dict.fromkeys(self._backends, 0)
-        """Batches that lanes of a backend have taken and not answered."""
+        self._busy: dict[int, Backend] = {}
+        """The backends of the lanes that fill or run a batch now, by their threads."""
         self._changed = threading.Condition()
         self._closing = False
         self._lanes = [
@@ -142,10 +142,13 @@ class Batcher:
             self._fail(batch.segments, error)
         finally:
             with self._changed:
-                self._under_way[backend] -= 1
-                if backend.at_once < backend.lanes:
-                    self._changed.notify_all()  # a lane that waited for a full batch now takes what there is
+                self._rest(backend)
         return True
+
+    def _rest(self, backend: Backend) -> None:
+        """This lane needs its backend no more; to be called under the lock, any number of times."""
+        if self._busy.pop(threading.get_ident(), None) and backend.at_once < backend.lanes:
+            self._changed.notify_all()  # a lane that waited for a full batch now takes what there is
 
     def _next(self, backend: Backend) -> Batch | None:
         """Waits for the next batch of a backend; None when closing and nothing is left."""
@@ -154,11 +157,11 @@ class Batcher:
                 now = self._clock()
                 for entry in self._queue.expire(now):
                     self._end(entry, "deadline", DeadlineExceededError(LATE))
-                idle = self._under_way[backend] < backend.at_once
+                idle = sum(each is backend for each in self._busy.values()) < backend.at_once
                 batch = self._queue.take(1 if idle else backend.max_batch_size)
                 self._metrics.waiting(self._queue.waiting)
                 if batch is not None:
-                    self._under_way[backend] += 1
+                    self._busy[threading.get_ident()] = backend
                     return batch
                 if self._closing and not self._queue.waiting:
                     return None
@@ -210,7 +213,7 @@ class Batcher:
             if segment.entry.deadline <= now:  # while it was drawn, or a culprit was looked for
                 self._drop(segment.entry, "deadline", DeadlineExceededError(LATE))
         with self._changed:
-            alone = not self._queue.waiting and sum(self._under_way.values()) == 1
+            alone = not self._queue.waiting and len(self._busy) <= 1
             live = Batch([segment for segment in segments if not segment.entry.gone])
             rows = [segment.entry.pixels[segment.start : segment.stop] for segment in live.segments]  # type: ignore[index]
         if not rows:
@@ -225,7 +228,7 @@ class Batcher:
         self._metrics.batch(live.rows)
         if self._native is not None and live.segments[0].entry.shape != self._native:
             self._metrics.cold(live.rows)
-        self._scatter(live, scores, self._clock() - started)
+        self._scatter(live, scores, self._clock() - started, backend)
         return None
 
     def _fail(self, segments: Sequence[Segment], cause: Exception) -> None:
@@ -234,8 +237,11 @@ class Batcher:
         for segment in segments:
             self._drop(segment.entry, "failed", failure)
 
-    def _scatter(self, batch: Batch, scores: Scores, seconds: float) -> None:
-        """Scores land by offset, not by order of arrival: two lanes may serve one entry."""
+    def _scatter(self, batch: Batch, scores: Scores, seconds: float, backend: Backend) -> None:
+        """Scores land by offset, not by order of arrival: two lanes may serve one entry.
+
+        The lane rests before anybody has an answer: who then asks again at once is alone, and not beside it.
+        """
         offset = 0
         with self._changed:
             for segment in batch.segments:
@@ -249,6 +255,7 @@ class Batcher:
                     entry.scores = np.empty((entry.rows, scores.shape[1]), np.float32)
                 entry.scores[segment.start : segment.stop] = part
             complete = self._queue.done(batch, seconds)
+            self._rest(backend)
         now = self._clock()
         for entry in complete:
             self._report(entry, now)

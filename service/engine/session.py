@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, opened so that nothing falls back, spins or reads other files in silence."""
+"""ONNX Runtime sessions, opened so that nothing falls back or reads other files in silence."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +26,9 @@ def open_session(model: bytes, provider: str, provider_options: Mapping[str, str
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A thread that spins while it waits for work takes the core from one that decodes.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads spin between the layers of a run: one that has to be woken may wake beside its waker, on the same core.
+    # When the run has ended they stop: they would take the core from a thread that decodes.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # A graph that was read from bytes would look for them where the server was started.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     if provider == "CUDAExecutionProvider":

@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -142,8 +141,6 @@ def test_a_batch_is_told_whether_it_is_alone(start: Callable[..., Batcher]) -> N
     pair.future.result(SOON)
     lonely.future.result(SOON)
     backend.release(1)
-    while batcher._under_way[backend]:
-        time.sleep(0.001)
     batcher.submit(last)
     last.future.result(SOON)
     assert told == [(1, True), (2, False), (2, True)]
