@@ -178,7 +178,7 @@ def posted(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_a_slow_answer_is_no_slow_request(tmp_path: Path) -> None:
     """The deadlines are for what the client sends: views may take longer, and a second request waits its turn."""
     write_colour_bundle(tmp_path, "slow", size=8, resize=1200, macs=1)
-    image = encode(Image.linear_gradient("L").resize((5000, 4900)).convert("RGB"), "JPEG")
+    image = encode(Image.linear_gradient("L").resize((5000, 4900)).convert("RGB"))  # of a JPEG an eighth is decoded
     limits = Settings(repository=tmp_path, port=0, header_timeout=0.1, body_timeout=0.1)
     with serve(limits) as client, connection(client) as found:
         request = b"POST /v1/models/slow:classify HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(image)
