@@ -21,7 +21,7 @@ from service.errors import DeadlineExceededError, QueueFullError
 DRAWINGS = 16
 """The predicted wait looks back at so many drawings; the longest of them is left out: one odd image is no trend."""
 
-SPARE = 0.1
+SPARE = 0.15
 """The part of a request's patience that is left to spare, or two runs where that is less: a queue that is filled up to
 the deadline would answer half of its views after it, and batches are not always full (see docs/benchmarks.md)."""
 

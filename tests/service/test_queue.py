@@ -179,11 +179,9 @@ def test_a_predicted_wait_past_the_deadline_is_refused_on_arrival() -> None:
     assert batch is not None
     queue.done(batch, 4.0)  # 1 s a view
     ready(queue, entry(3))
-    queue.offer(
-        [entry(1, deadline=12.3)], 0.0
-    )  # 3 s of waiting, 2 runs of 4 s: before it and its own; a tenth to spare
+    queue.offer([entry(1, deadline=13.0)], 0.0)  # 3 s of waiting, 2 runs of 4 s: before it and its own; 15 % to spare
     with pytest.raises(QueueFullError, match=r"wait would be 4\.0 s"):
-        queue.offer([entry(1, deadline=13.3)], 0.0)
+        queue.offer([entry(1, deadline=13.9)], 0.0)
 
 
 def test_short_runs_spare_no_more_than_two_of_them() -> None:
@@ -195,7 +193,7 @@ def test_short_runs_spare_no_more_than_two_of_them() -> None:
     ready(queue, entry(96))
     with pytest.raises(QueueFullError):
         queue.offer([entry(1, deadline=0.999)], 0.0)
-    queue.offer([entry(1, deadline=1.001)], 0.0)  # 96 before it, 2 with it, 2 to spare: 1 s, of which a tenth were ten
+    queue.offer([entry(1, deadline=1.001)], 0.0)  # 96 before it, 2 with it, 2 to spare: 1 s, of which 15 % were fifteen
 
 
 def test_nobody_is_refused_by_a_prediction_while_nothing_waits() -> None:
