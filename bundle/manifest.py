@@ -127,7 +127,7 @@ class Tried(Facts):
     """Validation images whose best answer is right; None where there were no labels."""
 
 
-class Calibration(Facts):
+class CalibrationImages(Facts):
     """The images that the ranges of the activations were taken from."""
 
     data: str
@@ -163,7 +163,7 @@ class Quantization(Facts):
     tried: tuple[Tried, ...] = ()
     float_layers: tuple[str, ...] = ()
     """Layers that were left in float, the most sensitive first."""
-    calibration: Calibration | None = None
+    calibration: CalibrationImages | None = None
     validation: Validation | None = None
 
 

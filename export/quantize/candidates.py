@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bundle.manifest import Calibration, Calibrator, Parity, Precision, Quantization, Tried
+from bundle.manifest import CalibrationImages, Calibrator, Parity, Precision, Quantization, Tried
 from bundle.store import Bundle
 from export.errors import ExportError
 from export.quantize.difference import WORST, WORST_ERROR, ask, compare_graphs, measure_difference, own_cases
@@ -63,7 +63,7 @@ def make_int8(bundle: Bundle, drawn: Drawn, judge: Judge | None) -> Made:
         calibrator=best.tried.calibrator,
         tried=tuple(candidate.tried for candidate in candidates),
         float_layers=titles,
-        calibration=Calibration(data=drawn.data, images=len(drawn.calibration), sha256=drawn.sha256),
+        calibration=CalibrationImages(data=drawn.data, images=len(drawn.calibration), sha256=drawn.sha256),
         difference=measure_difference(expected, ask(model, drawn.held_out)),
         validation=judge.verdict(right or 0) if judge else None,
     )

@@ -142,12 +142,13 @@ class Batcher:
             self._fail(batch.segments, error)
         finally:
             with self._changed:
-                self._rest(backend)
+                self._rest()
         return True
 
-    def _rest(self, backend: Backend) -> None:
+    def _rest(self) -> None:
         """This lane needs its backend no more; to be called under the lock, any number of times."""
-        if self._busy.pop(threading.get_ident(), None) and backend.at_once < backend.lanes:
+        backend = self._busy.pop(threading.get_ident(), None)
+        if backend is not None and backend.at_once < backend.lanes:
             self._changed.notify_all()  # a lane that waited for a full batch now takes what there is
 
     def _next(self, backend: Backend) -> Batch | None:
@@ -228,7 +229,7 @@ class Batcher:
         self._metrics.batch(live.rows)
         if self._native is not None and live.segments[0].entry.shape != self._native:
             self._metrics.cold(live.rows)
-        self._scatter(live, scores, self._clock() - started, backend)
+        self._scatter(live, scores, self._clock() - started)
         return None
 
     def _fail(self, segments: Sequence[Segment], cause: Exception) -> None:
@@ -237,7 +238,7 @@ class Batcher:
         for segment in segments:
             self._drop(segment.entry, "failed", failure)
 
-    def _scatter(self, batch: Batch, scores: Scores, seconds: float, backend: Backend) -> None:
+    def _scatter(self, batch: Batch, scores: Scores, seconds: float) -> None:
         """Scores land by offset, not by order of arrival: two lanes may serve one entry.
 
         The lane rests before anybody has an answer: who then asks again at once is alone, and not beside it.
@@ -255,7 +256,7 @@ class Batcher:
                     entry.scores = np.empty((entry.rows, scores.shape[1]), np.float32)
                 entry.scores[segment.start : segment.stop] = part
             complete = self._queue.done(batch, seconds)
-            self._rest(backend)
+            self._rest()
         now = self._clock()
         for entry in complete:
             self._report(entry, now)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -120,11 +121,11 @@ def steps(backend: Backend, images: Pixels, rounds: int = 30) -> tuple[float | N
     return load, run, scores
 
 
-def _ms(work: object, rounds: int) -> float:
+def _ms(work: Callable[[], object], rounds: int) -> float:
     times = []
     for _ in range(rounds):
         begun = time.perf_counter()
-        work()  # type: ignore[operator]
+        work()
         times.append(1e3 * (time.perf_counter() - begun))
     return median(times)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from bundle.errors import BundleError
 from bundle.manifest import (
-    Calibration,
+    CalibrationImages,
     Cost,
     Difference,
     Evaluation,
@@ -179,7 +179,7 @@ def quantised(precision: str = "int8", **changes: Any) -> Manifest:
         "calibrator": "percentile",
         "tried": (Tried(calibrator="percentile", difference=difference, right=461),),
         "float_layers": ("conv1", "fc"),
-        "calibration": Calibration(data="photos", images=80, sha256="b" * 64),
+        "calibration": CalibrationImages(data="photos", images=80, sha256="b" * 64),
         "validation": Validation(
             data="photos validation", data_sha256="c" * 64, seed=0, images=500, right_float=459, right=461, budget=1.0
         ),
