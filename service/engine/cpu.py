@@ -15,8 +15,7 @@ again, and the cost per call does not weigh on tiny networks."""
 MAX_BATCH_SIZE = 16
 
 WIDE_MACS = BATCH_MACS
-"""Of a view that several threads share out. Waking them costs more than they save for less, and they need the weights
-a second time (measured in docs/benchmarks.md)."""
+"""Of a view that several threads share out. For less they save little, and cost more in all (docs/benchmarks.md)."""
 
 
 class CpuBackend:

@@ -63,6 +63,11 @@ def test_the_cpu_has_as_many_lanes_as_instances_and_batches_as_large_as_the_last
     assert open_backend(bundle.model, 1, place, SHAPE).lanes == cores()
 
 
+def test_a_gpu_has_the_memory_that_is_wished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "count_gpus", lambda: 2)
+    assert [place.memory_mib for place in find_places(Engine(1, gpu_memory_mib=512))] == [512, 512]
+
+
 def test_cuda_that_is_named_and_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "count_gpus", lambda: 0)
     with pytest.raises(ProviderError, match="--provider cpu"):
