@@ -16,8 +16,8 @@ from torch import nn
 from bundle.errors import ImageError
 from bundle.golden import TOLERANCE, Golden
 from bundle.manifest import Input, Parity, ParityCase
-from bundle.preprocess import ImageLimits, Pixels, decode
-from bundle.render import render
+from bundle.preprocess import ImageLimits, Opened, Pixels
+from bundle.render import Scaled, render
 from bundle.views import Box, Size, View, center_view, shorter_side
 from export.errors import ExportError, GraphError, ParityError
 
@@ -68,11 +68,30 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ExportError(f"{folder.name} is no folder; check the path given with --images")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = image_files(folder)
     if not found:
         raise ExportError(f"{folder.name} holds no {', '.join(SUFFIXES)} file; check the path given with --images")
     count = min(len(found), MOST_IMAGES)
     return [found[index * len(found) // count] for index in range(count)]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder and of those in it, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def central_view(image: bytes, wanted: Input) -> Pixels:
+    """The central view of an encoded image, uint8 [height, width, channels], as the service draws it.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    opened = Opened(image, ImageLimits())
+    view = center_view(opened.size, wanted.size, wanted.resize)
+    rows = np.empty((1, wanted.height, wanted.width, wanted.channels), np.uint8)
+    Scaled.of(opened, [view], wanted).draw([view], rows)
+    drawn: Pixels = rows[0]
+    return drawn
 
 
 def own_samples(paths: Sequence[Path], wanted: Input) -> list[Pixels]:
@@ -84,12 +103,10 @@ def own_samples(paths: Sequence[Path], wanted: Input) -> list[Pixels]:
     rows = np.empty((len(paths), wanted.height, wanted.width, wanted.channels), np.uint8)
     for row, path in zip(rows, paths, strict=True):
         try:
-            image = decode(path.read_bytes(), wanted.channels, ImageLimits())
+            row[:] = central_view(path.read_bytes(), wanted)
         except (ImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ExportError(f"{path.name}, given with --images: {reason}") from error
-        view = center_view(Size(*image.size), wanted.size, wanted.resize)
-        render(image, [view], row[None], wanted.interpolation)
     return [rows[start : start + max(BATCHES)] for start in range(0, len(rows), max(BATCHES))]
 
 

@@ -42,7 +42,7 @@ def tell(job: QuantizeJob) -> str:
     if data is not None:
         judge = Judge(target.bundle, data, job.seed, BUDGET if job.budget is None else job.budget)
         pictures = pictures or of_labelled(judge.validation)
-    drawn = None if pictures is None else draw(pictures, target.bundle.manifest.input, target.bundle.model)
+    drawn = None if pictures is None else draw(pictures, target.bundle.manifest.input)
     made = _make(job.to, target.bundle, drawn, judge)
     published = publish(target, made, job.to)
     figures = _figures(target, published, judge) if judge else None

@@ -10,13 +10,11 @@ import numpy as np
 from bundle.errors import ImageError
 from bundle.labelled import Labelled, open_labelled
 from bundle.manifest import Input
-from bundle.plans import PUBLISHED
 from bundle.preprocess import Pixels
 from bundle.published import find_published
 from export.errors import ExportError
 from export.evaluate import Unread
-from export.runner import Runner
-from export.verify import SUFFIXES
+from export.verify import SUFFIXES, central_view, image_files
 
 MOST_IMAGES = 512
 MOST_PIXELS = 128 * 224 * 224
@@ -65,7 +63,7 @@ def open_pictures(path: Path, labels: Sequence[str]) -> Pictures:
         return of_labelled(open_labelled(path, labels))
     if not path.is_dir():
         raise ExportError(f"{path} is no folder of images and no labelled data; check --calibration")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = image_files(path)
     if not files:
         raise ExportError(f"{path} holds no {', '.join(SUFFIXES)} file; check --calibration")
     return Pictures(path.resolve().name, len(files), lambda place: (files[place].name, files[place].read_bytes()))
@@ -79,18 +77,17 @@ def of_labelled(data: Labelled) -> Pictures:
     return Pictures(data.name, len(data), read)
 
 
-def draw(pictures: Pictures, wanted: Input, model: bytes) -> Drawn:
+def draw(pictures: Pictures, wanted: Input) -> Drawn:
     """Evenly spaced images, every other one held out; those that cannot be read are left out.
 
     Raises:
         ExportError: fewer than two can be read.
         LabelledError: a file of labelled data is gone.
     """
-    runner = Runner(model, wanted)
     count = min(pictures.count, 2 * most_images(wanted))
     rows, unread = [], []
     for index in range(count):
-        name, row = _draw_one(pictures, index * pictures.count // count, wanted, runner)
+        name, row = _draw_one(pictures, index * pictures.count // count, wanted)
         if isinstance(row, str):
             unread.append(Unread(name, row))
         else:
@@ -108,14 +105,11 @@ def most_images(wanted: Input) -> int:
     return min(MOST_IMAGES, max(MOST_PIXELS // (wanted.height * wanted.width), 16))
 
 
-def _draw_one(pictures: Pictures, place: int, wanted: Input, runner: Runner) -> tuple[str, Pixels | str]:
+def _draw_one(pictures: Pictures, place: int, wanted: Input) -> tuple[str, Pixels | str]:
     """The name of an image, and its central view or why there is none."""
     name = str(place)
     try:
         name, content = pictures.read(place)
-        look = runner.look(content, PUBLISHED["center"])
-        rows = np.empty((1, wanted.height, wanted.width, wanted.channels), np.uint8)
-        look.scaled.draw(look.views, rows)
+        return name, central_view(content, wanted)
     except (ImageError, OSError) as error:
         return name, str(error.strerror if isinstance(error, OSError) else error)
-    return name, rows[0]

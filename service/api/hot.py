@@ -1,6 +1,7 @@
 """The route that everything is asked of: documented as any other, and taken apart without FastAPI's machinery.
 
-FastAPI resolves each argument of each request anew, which takes as long as all else that a request costs here.
+FastAPI resolves each argument of each request anew: 15 % of the samples that py-spy took of the event loop at work on
+requests for a network that costs nothing.
 """
 
 from collections.abc import Callable, Coroutine

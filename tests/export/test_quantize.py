@@ -109,7 +109,7 @@ def test_int8_without_labels_is_the_calibrator_nearest_to_float(nearest: tuple[P
     assert (model / "2" / "model.onnx").stat().st_size < 0.3 * (model / "1" / "model.onnx").stat().st_size
 
     # The difference of images that did not calibrate, worked out again.
-    drawn = draw(open_pictures(data, before.labels), before.manifest.input, before.model)
+    drawn = draw(open_pictures(data, before.labels), before.manifest.input)
     first, second = (ask(bundle.model, drawn.held_out) for bundle in (before, after))
     assert made.difference.max_rel == pytest.approx(np.abs(second - first).max() / np.abs(first).max(), rel=1e-6)
     assert made.difference.top1_agreement == (first.argmax(1) == second.argmax(1)).mean()
@@ -295,7 +295,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 def test_every_other_image_calibrates_drawn_as_the_service_draws_it(tmp_path: Path, colours: Bundle) -> None:
     folder = write_images(tmp_path / "images", 7)
-    drawn = draw(open_pictures(folder, colours.labels), colours.manifest.input, colours.model)
+    drawn = draw(open_pictures(folder, colours.labels), colours.manifest.input)
     expected = np.empty((7, 4, 4, 3), np.uint8)
     for row, path in zip(expected, sorted(folder.iterdir()), strict=True):
         render(Image.open(path), [center_view(Size(30, 20), Size(4, 4), 8)], row[None])
@@ -307,7 +307,7 @@ def test_every_other_image_calibrates_drawn_as_the_service_draws_it(tmp_path: Pa
 def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path, colours: Bundle) -> None:
     folder = write_images(tmp_path / "images", 5)
     (folder / "0001.png").write_bytes(b"no image")
-    drawn = draw(open_pictures(folder, colours.labels), colours.manifest.input, colours.model)
+    drawn = draw(open_pictures(folder, colours.labels), colours.manifest.input)
     assert (len(drawn.calibration), len(drawn.held_out)) == (2, 2)
     assert [unread.name for unread in drawn.unread] == ["0001.png"]
     for path in sorted(folder.iterdir())[2:]:
@@ -315,7 +315,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(tmp_path: Path, colou
     with pytest.raises(
         ExportError, match=r"images: 1 of 5 images can be read, calibration needs 2 or more; 0001\.png: "
     ):
-        draw(open_pictures(folder, colours.labels), colours.manifest.input, colours.model)
+        draw(open_pictures(folder, colours.labels), colours.manifest.input)
 
 
 def test_of_many_images_some_are_taken_evenly_spaced(
@@ -324,9 +324,9 @@ def test_of_many_images_some_are_taken_evenly_spaced(
     assert most_images(colours.manifest.input) == MOST_IMAGES
     assert most_images(colours.manifest.input.model_copy(update={"height": 224, "width": 224})) == 128
     pictures, wanted = open_pictures(write_images(tmp_path / "images", 8), colours.labels), colours.manifest.input
-    every = draw(pictures, wanted, colours.model)
+    every = draw(pictures, wanted)
     monkeypatch.setattr("export.quantize.images.MOST_IMAGES", 2)
-    some = draw(pictures, wanted, colours.model)
+    some = draw(pictures, wanted)
     # Places 0, 2, 4 and 6 of eight, of which the first and the third calibrate.
     np.testing.assert_array_equal(some.calibration, every.calibration[[0, 2]])
     np.testing.assert_array_equal(some.held_out, every.calibration[[1, 3]])
@@ -336,7 +336,7 @@ def test_labelled_data_is_taken_without_its_labels(tmp_path: Path, colours: Bund
     folder = write_images(tmp_path / "images", 4)
     (tmp_path / "list.csv").write_text("".join(f"images/{path.name},red\n" for path in sorted(folder.iterdir())))
     pictures = open_pictures(tmp_path / "list.csv", colours.labels)
-    listed = draw(pictures, colours.manifest.input, colours.model)
-    plain = draw(open_pictures(folder, colours.labels), colours.manifest.input, colours.model)
+    listed = draw(pictures, colours.manifest.input)
+    plain = draw(open_pictures(folder, colours.labels), colours.manifest.input)
     np.testing.assert_array_equal(listed.calibration, plain.calibration)
     assert of_labelled(open_labelled(tmp_path / "list.csv", colours.labels)).count == 4

@@ -13,7 +13,7 @@ from bundle.store import Bundle
 from fakes import write_colour_bundle
 from service.engine import cuda
 from service.engine.cuda import BUCKETS, LANES, CudaBackend, Slot
-from service.engine.driver import Array, GpuMemory
+from service.engine.driver import Array, GpuMemory, count_gpus
 from service.engine.entry import Pixels
 from service.engine.session import open_session
 from service.errors import ProviderError
@@ -228,6 +228,18 @@ def test_what_cannot_be_captured_runs_without_graphs(bundle: Bundle, monkeypatch
         "prefer_nhwc": "1",
         "gpu_mem_limit": "1073741824",
     }
+
+
+@pytest.mark.gpu
+def test_captured_graphs_answer_what_they_are_asked(bundle: Bundle) -> None:
+    if not count_gpus():
+        pytest.skip("there is no GPU here")
+    backend = CudaBackend(bundle.model, GpuMemory(0))
+    backend.warm(SHAPE)
+    every = np.random.default_rng(0).permutation(256)
+    for rows in (1, 1, 1, 3, 3, 64, 64, 64, 1):
+        every = np.roll(every, 67)
+        np.testing.assert_allclose(backend.run(coloured(*every[:rows]))[:, 0], every[:rows] / 25.5, rtol=1e-4)
 
 
 class FakeDriver:
