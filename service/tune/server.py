@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ START_SECONDS = 600.0
 """Within which a server has to be ready."""
 
 _LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 _OURS = {"MULTICROP_KEYS", "MULTICROP_ADMIN", "MULTICROP_WATCH", "MULTICROP_API_KEY", "MULTICROP_LOG_FORMAT"}
 """Settings that such a server does not have; the others, the provider for one, it takes from the environment."""
 
@@ -95,13 +97,31 @@ def _process(repository: Path) -> Iterator[subprocess.Popen[str]]:
     options = ["--repository", str(repository), "--host", "127.0.0.1", "--port", "0", "--drain-delay", "0"]
     command = [sys.executable, "-m", "service", "run", *options]
     environment = {name: value for name, value in os.environ.items() if name not in _OURS}
-    with subprocess.Popen(  # noqa: S603 it is this program
-        command, stderr=subprocess.PIPE, text=True, errors="replace", env=environment, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with contextlib.ExitStack() as stack:
+        with _held_signals():
+            process = subprocess.Popen(  # noqa: S603 it is this program
+                command, stderr=subprocess.PIPE, text=True, errors="replace", env=environment, start_new_session=True
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        yield process
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """What tells this command to end is heard when the context is left.
+
+    Within `Popen` it would leave a child behind that nobody has a name for.
+    """
+    told: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: told.append(number)) for each in _ENDS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for each in told:
+            signal.raise_signal(each)
 
 
 @contextlib.contextmanager

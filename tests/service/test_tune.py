@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -366,6 +367,27 @@ def test_what_ends_it_ends_its_server_and_writes_nothing(told: int, model: Path,
     assert not list((tmp_path / "scratch").iterdir())
     assert not (model / "serving.toml").exists()
     assert not [line for line in processes() if str(tmp_path) in line]
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_told_to_end_while_a_server_is_started(
+    told: int, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+
+    class Slow(subprocess.Popen[str]):
+        """Told to end when the child is there and its name is not known yet."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(told)
+            self.named = True
+
+    monkeypatch.setattr("service.tune.server.subprocess.Popen", Slow)
+    assert main(["tune", str(model), "--latency", "1000"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "multicrop-service: interrupted; nothing was written"
+    assert [(each.named, each.returncode) for each in started] == [(True, -signal.SIGKILL)]
 
 
 def processes() -> list[str]:
