@@ -120,8 +120,8 @@ def _held_signals() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-        for each in told:
-            signal.raise_signal(each)
+        for number in told:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
