@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from service.api import admin, classify, errors, health, models, v2, v2_repository, views
 from service.api.context import RequestContext
 from service.api.gate import Gate, declare
+from service.api.hot import ShortCut
 from service.api.inflight import BytesInFlight
 from service.auth import KeyFile
 from service.metrics import Metrics
@@ -50,13 +51,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.statistics = Statistics()
     app.state.draining = False
     errors.install(app)
+    for module in (classify, models, views, health, v2_repository, v2):
+        app.include_router(module.router)
+    if settings.admin:
+        app.include_router(admin.router)
+    app.add_middleware(ShortCut, routes=classify.router.routes)
     app.add_middleware(BytesInFlight, most=settings.max_bytes_in_flight, gauge=metrics.bytes_in_flight)
     if keys is not None:
         app.add_middleware(Gate, keys=keys)
         declare(app)
     app.add_middleware(RequestContext, metrics=metrics)
-    for module in (classify, models, views, health, v2_repository, v2):
-        app.include_router(module.router)
-    if settings.admin:
-        app.include_router(admin.router)
     return app

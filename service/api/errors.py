@@ -122,27 +122,30 @@ def retry_after(error: Exception) -> dict[str, str]:
 
 def install(app: FastAPI) -> None:
     """Makes every error of this application a problem document."""
-    for kind in STATUS:
-        app.add_exception_handler(kind, _known)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
+    for kind in (*STATUS, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
 
 
-async def _known(request: Request, error: Exception) -> JSONResponse:
-    return refuse(request, error)
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """The problem document of an error; raises one that is none of this application again."""
+    if isinstance(error, RequestValidationError):
+        return _invalid(request, error)
+    if isinstance(error, HTTPException):
+        return _http(request, error)
+    if isinstance(error, tuple(STATUS)):
+        return refuse(request, error)
+    raise error
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """Names each parameter and what it should be; what was sent is not echoed."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 for the type checker; it is installed for nothing else
     found = error.errors()
     code = "unknown_parameter" if found[0]["type"] == "extra_forbidden" else "invalid_parameter"
     detail = "; ".join(f"{_name(item)} {_say(item)}" for item in found[:_MAX_FIELDS])
     return respond(problem(422, code, detail, request.state.request_id))
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 as above
+def _http(request: Request, error: HTTPException) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, "bad_request")
     detail = {
         404: "there is nothing at this path; /docs lists the routes",
