@@ -138,6 +138,8 @@ class Seconds:
     @classmethod
     def beside(cls, parts: list["Seconds"]) -> "Seconds":
         """Of parts that ran at the same time: the time of the longest, divided so that work comes before waiting."""
+        if len(parts) == 1:
+            return parts[0]
         left = max(part.decode + part.queue + part.compute + part.merge for part in parts)
         worked = []
         for each in ("decode", "compute", "merge"):

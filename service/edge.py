@@ -9,18 +9,17 @@ import asyncio
 import json
 import re
 import uuid
-from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.logs import Told, log_request
 from service.metrics import Metrics
 from service.settings import Settings
+from service.transport import Answer, Flow
 
 MAX_HEADER_BYTES = 32 << 10
 """Of the request line and all header lines; and of everything else in a request that is no body."""
@@ -52,21 +51,6 @@ class RefusedError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
-
-
-class Flow(FlowControl):
-    """Reads nothing while requests wait for those before them.
-
-    uvicorn reads on with every answer, thousands of small requests at a time: hundreds of megabytes on one connection.
-    """
-
-    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
-        super().__init__(transport)
-        self._waiting = waiting
-
-    def resume_reading(self) -> None:
-        if not self._waiting:
-            super().resume_reading()
 
 
 class Edge(HttpToolsProtocol):
@@ -189,6 +173,7 @@ class Edge(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        cycle.transport = Answer(cycle.transport)  # type: ignore[assignment] # it does what a cycle asks for
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

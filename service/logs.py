@@ -41,8 +41,9 @@ def configure(log_format: LogFormat) -> None:
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
-    # Nobody is told of these, and each record would look them up.
+    # Nobody is told of these, and each record would look them up; the last is where in the code it was made.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 the way of the manual (Logging HOWTO, Optimization)
     threading.excepthook = _tell_end
 
 

@@ -12,15 +12,28 @@ Result = TypeVar("Result")
 async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
     """The result of the work; None when the client leaves first: the work is cancelled, its views leave the queue.
 
+    The work is done by the caller's own task: another one would cost a turn of the event loop before it and after it.
     The body of the request has to be read already.
     """
-    task = asyncio.ensure_future(work)
+    worker = asyncio.current_task()
+    assert worker is not None  # noqa: S101 for the type checker; a coroutine runs in one
+    cancelled = done = False
+
+    def leave(watch: "asyncio.Task[None]") -> None:
+        nonlocal cancelled
+        if not (done or watch.cancelled()):
+            cancelled = worker.cancel()
+
     left = asyncio.ensure_future(_left(request))
+    left.add_done_callback(leave)
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if not cancelled or worker.uncancel():  # somebody else ends the task
+            raise
+        return None
     finally:
-        task.cancel()
+        done = True
         left.cancel()
 
 
