@@ -57,7 +57,7 @@ class Serving(Facts):
     devices: Literal["auto"] | tuple[str, ...] = "auto"
     """("cpu",), or GPUs: ("cuda:0", "cuda:1"). auto: as the server's provider says, with CUDA on all GPUs there are."""
     instances: int | None = Field(default=None, ge=1, le=MAX_INSTANCES)
-    """On each device: threads on the CPU, as many as cores when left out; sessions on a GPU, one when left out."""
+    """On each device: threads on the CPU, one more than cores when left out; sessions on a GPU, one when left out."""
     buckets: tuple[int, ...] | None = None
     """Batch sizes on a GPU, ascending; on the CPU the largest is the most views in a batch."""
     gpu_memory_mib: int | None = Field(default=None, ge=1)

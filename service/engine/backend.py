@@ -1,6 +1,6 @@
 """Devices that turn rows of pixels into rows of scores, and where they are.
 
-CPU: batching gains nothing for convolutions, so as many lanes as there are cores call one shared session with one
+CPU: batching gains nothing for convolutions, so a lane more than there are cores call one shared session with one
 thread each (`cpu`). CUDA: batching is everything, so batches of a few fixed sizes run one after the other, all warmed
 before use (`cuda`); several GPUs, or several sessions on one, are as many backends.
 """
@@ -24,7 +24,7 @@ class Engine:
     devices: tuple[str, ...] = ()
     """("cpu",), or ("cuda:0", "cuda:1"); the provider decides when empty."""
     instances: int | None = None
-    """On the CPU lanes, as many as cores when None; sessions on each GPU, one when None."""
+    """On the CPU lanes, one more than cores when None; sessions on each GPU, one when None."""
     buckets: tuple[int, ...] | None = None
     """Batch sizes, ascending; on the CPU the largest is the most views in a batch. The backend's own when None."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from service.engine.backend import Provider
 from service.engine.entry import Pixels, Scores, Shape
-from service.engine.limits import cores
+from service.engine.limits import cores, usual_lanes
 from service.engine.session import open_session
 
 BATCH_MACS = 200_000_000
@@ -19,14 +19,14 @@ WIDE_MACS = BATCH_MACS
 
 
 class CpuBackend:
-    """Lanes on a shared session, one for each core, which is the most that several requests can have.
+    """Lanes on a shared session of one thread each, which is the most that several requests can have.
 
     A batch that is alone has all cores: it runs in a session of as many threads.
 
     Args:
         model: ONNX file.
         macs: multiply-adds of one view.
-        lanes: as many as cores when None.
+        lanes: as `usual_lanes` when None.
         max_batch_size: in views; see `batch_size` when None.
     """
 
@@ -34,7 +34,7 @@ class CpuBackend:
     fills_ahead = False
 
     def __init__(self, model: bytes, macs: int, *, lanes: int | None = None, max_batch_size: int | None = None) -> None:
-        self.lanes = self.at_once = lanes or cores()
+        self.lanes = self.at_once = lanes or usual_lanes(cores())
         self.max_batch_size = max_batch_size or batch_size(macs)
         self._narrow = _open(model, 1)
         threads = min(self.lanes, cores()) if macs >= WIDE_MACS else 1

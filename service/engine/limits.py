@@ -15,6 +15,11 @@ def cores(root: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     return min([there, *(max(1, math.ceil(quota)) for group in _groups(root, membership) for quota in _quota(group))])
 
 
+def usual_lanes(cores: int) -> int:
+    """Threads that keep so many cores busy: each waits for the interpreter now and then (docs/adr/0012-lanes.md)."""
+    return cores + 1 if cores > 1 else 1
+
+
 def free_memory(root: Path = CGROUPS, membership: Path = MEMBERSHIP, meminfo: Path = MEMINFO) -> int | None:
     """Bytes that can be taken before the machine or the container has none left; None where nothing says so."""
     found = [left for group in _groups(root, membership) for left in _left(group)]

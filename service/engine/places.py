@@ -7,7 +7,7 @@ from service.engine.cpu import CpuBackend
 from service.engine.cuda import BUCKETS, CudaBackend
 from service.engine.driver import GpuMemory, count_gpus
 from service.engine.entry import Shape
-from service.engine.limits import cores
+from service.engine.limits import cores, usual_lanes
 from service.errors import ProviderError
 
 
@@ -25,7 +25,7 @@ def find_places(wanted: Engine) -> list[Place]:
             " say so in devices, or leave them out"
         )
     if devices == ("cpu",):
-        return [Place("cpu", lanes=wanted.instances or cores(), buckets=wanted.buckets)]
+        return [Place("cpu", lanes=wanted.instances or usual_lanes(cores()), buckets=wanted.buckets)]
     numbers = [int(device.removeprefix("cuda:")) for device in devices]
     place = Place("cuda", buckets=wanted.buckets, memory_mib=wanted.gpu_memory_mib)
     return [replace(place, number=number) for number in numbers for _ in range(wanted.instances or 1)]

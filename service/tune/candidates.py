@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from bundle.serving import MAX_INSTANCES, Serving
 from service.engine.backend import Provider
+from service.engine.limits import usual_lanes
 
 GPU_INSTANCES = (1, 2, 3)
 CPU_BUCKETS = ((1,), (4,), (16,), (64,))
@@ -34,7 +35,7 @@ class Candidate:
 def other_instances(best: Candidate, provider: Provider, cores: int) -> list[Candidate]:
     """The same with other numbers of lanes or sessions, the usual one among them, which None stands for."""
     if provider == "cpu":
-        usual, numbers = cores, {max(1, cores // 2), max(1, cores - 1), cores + 1, 2 * cores}
+        usual, numbers = usual_lanes(cores), {max(1, cores // 2), cores, 2 * cores}
     else:
         usual, numbers = 1, set(GPU_INSTANCES)
     wished = sorted(number for number in numbers - {usual} if number <= MAX_INSTANCES)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.limits import cores, free_memory
+from service.engine.limits import cores, free_memory, usual_lanes
 
 MIB = 1 << 20
 
@@ -86,3 +86,7 @@ def test_free_memory_is_the_least_of_the_machine_and_the_groups(tmp_path: Path) 
 
 def test_where_nothing_is_said_of_memory_nothing_is_known(tmp_path: Path) -> None:
     assert free_memory(tmp_path, tmp_path / "none", tmp_path / "none") is None
+
+
+def test_a_lane_more_than_cores_and_one_on_a_single_core() -> None:
+    assert [usual_lanes(count) for count in (1, 2, 16)] == [1, 3, 17]

@@ -8,7 +8,7 @@ from fakes import write_colour_bundle
 from service.engine import places
 from service.engine.backend import Engine, Place
 from service.engine.driver import count_gpus
-from service.engine.limits import cores
+from service.engine.limits import cores, usual_lanes
 from service.engine.places import find_places, open_backend
 from service.errors import ProviderError
 
@@ -60,7 +60,7 @@ def test_the_cpu_has_as_many_lanes_as_instances_and_batches_as_large_as_the_last
     backend = open_backend(bundle.model, 1_814_073_344, place, SHAPE)
     assert (backend.lanes, backend.max_batch_size) == (5, 6)
     (place,) = find_places(Engine(1, "cpu"))
-    assert open_backend(bundle.model, 1, place, SHAPE).lanes == cores()
+    assert open_backend(bundle.model, 1, place, SHAPE).lanes == usual_lanes(cores())
 
 
 def test_a_gpu_has_the_memory_that_is_wished(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,13 +89,14 @@ def test_noise_is_how_far_rounds_of_one_lie_apart() -> None:
 
 
 def test_candidates_on_the_cpu_stand_around_the_cores() -> None:
-    assert [one.instances for one in other_instances(HERE, "cpu", 8)] == [4, 7, 9, 16]
+    assert [one.instances for one in other_instances(HERE, "cpu", 8)] == [4, 8, 16]
+    assert [one.instances for one in other_instances(HERE, "cpu", 2)] == [1, 2, 4]
     assert [one.instances for one in other_instances(HERE, "cpu", 1)] == [2]
-    odd = replace(HERE, instances=9)
-    assert [one.instances for one in other_instances(odd, "cpu", 8)] == [None, 4, 7, 16]
-    assert [one.instances for one in other_instances(replace(HERE, instances=8), "cpu", 8)] == [4, 7, 9, 16]
+    odd = replace(HERE, instances=8)
+    assert [one.instances for one in other_instances(odd, "cpu", 8)] == [None, 4, 16]
+    assert [one.instances for one in other_instances(replace(HERE, instances=9), "cpu", 8)] == [4, 8, 16]
     assert [one.buckets for one in other_buckets(HERE, "cpu", 16)] == [(1,), (4,), (64,)]
-    assert {one.instances for one in other_buckets(odd, "cpu", 16)} == {9}
+    assert {one.instances for one in other_buckets(odd, "cpu", 16)} == {8}
 
 
 def test_candidates_on_a_gpu_are_sessions_and_lists() -> None:
@@ -141,12 +142,12 @@ def search(speed: Callable[[Candidate], float], **facts: int) -> tuple[Contest, 
 
 
 def test_the_best_of_each_key_is_carried_on_and_measured_anew_against_what_was_there() -> None:
-    instances: dict[int | None, float] = {5: 1.3, 8: 1.2}
+    instances: dict[int | None, float] = {4: 1.3, 8: 1.2}
     buckets: dict[tuple[int, ...] | None, float] = {(4,): 1.1}
     last, shown, _ = search(lambda c: 100 * instances.get(c.instances, 1) * buckets.get(c.buckets, 1))
     assert [contest.title for contest in shown] == ["instances", "buckets", "measured anew"]
-    assert last.winner == Candidate(1, 5, (4,))
-    assert list(last.rounds) == [HERE, Candidate(1, 5, (4,))]
+    assert last.winner == Candidate(1, 4, (4,))
+    assert list(last.rounds) == [HERE, Candidate(1, 4, (4,))]
     chosen, said = verdict(last, HERE, 100, spread(shown))
     assert chosen == last.winner
     assert "43 % more images per second than before" in said[0]
@@ -161,10 +162,10 @@ def test_where_nothing_is_better_what_is_there_stays() -> None:
 
 
 def test_a_candidate_whose_server_does_not_start_is_left_out_and_what_is_there_has_to() -> None:
-    last, shown, _ = search(lambda c: -1 if c.instances == 8 else 130 if c.instances == 5 else 100)
+    last, shown, _ = search(lambda c: -1 if c.instances == 8 else 130 if c.instances == 4 else 100)
     assert shown[0].refused == {Candidate(1, 8): "no memory"}
     assert "left out: version 1, instances 8, buckets as usual: no memory" in shown[0].table()
-    assert last.winner == Candidate(1, 5)
+    assert last.winner == Candidate(1, 4)
     with pytest.raises(TuneError, match="no memory"):
         search(lambda c: -1 if c == HERE else 100)
 

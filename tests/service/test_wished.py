@@ -19,7 +19,7 @@ from service import model
 from service.engine import places
 from service.engine.backend import Place
 from service.engine.entry import Entry, Pixels, Scores
-from service.engine.limits import cores
+from service.engine.limits import cores, usual_lanes
 from service.errors import ProviderError
 from service.metrics import Metrics
 from service.model import ServedModel
@@ -328,11 +328,11 @@ def test_the_queue_is_as_long_as_the_operator_says(tmp_path: Path, standing: Sta
             thread.join(SECONDS)
 
 
-def test_lanes_of_the_cpu_are_instances_or_cores(tmp_path: Path) -> None:
+def test_lanes_of_the_cpu_are_instances_or_the_usual_ones(tmp_path: Path) -> None:
     write_colour_bundle(tmp_path)
     registry = registry_of(tmp_path)
     try:
-        assert len(served(registry).batcher._lanes) == cores()
+        assert len(served(registry).batcher._lanes) == usual_lanes(cores())
         (tmp_path / "colours" / "serving.toml").write_text("instances = 5")
         registry.reload().result(SECONDS)
         assert len(served(registry).batcher._lanes) == 5
