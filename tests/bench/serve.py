@@ -5,9 +5,9 @@
 
 The limit is what the process itself can do without HTTP (`limit.py`): a serial loop beside one client, lanes beside
 more. All servers are started before the first round and stand still (SIGSTOP) while another one is measured; the
-clients are a process on the same cores. Their answers are compared first: another class, or a probability that differs
-by more than 0.001, ends the bench. Peers live in build/peers-venv, which is made when it is missing; one that cannot be
-installed is named and left out.
+clients are a process on the same cores. Their answers are compared first: a best class whose probability differs by
+more than 5 % of it ends the bench. Peers live in build/peers-venv, which is made when it is missing; one that cannot
+be installed is named and left out. A measurement while the machine is slow is taken again (`steady.py`).
 
 With --open requests come at the times of a Poisson process, at multiples of the limit; time counts from when a request
 was due. An answer in time is a 200 within the deadline. The service is told the deadline in `timeout_ms`, peers that
@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 from bench.aside import Aside
 from bench.contenders import FRAMEWORKS, Contender, Running, install, ours, peer, running, same_answer
 from bench.inprocess import measure_way
-from bench.load import closed_loop, open_loop, request
+from bench.load import Load, closed_loop, open_loop, request
 from bench.models import Model, add_models, chosen
 from bench.photos import photos
 from bench.processes import cpu_seconds, pss_mib
 from bench.rows import Closed, Open
+from bench.steady import Steady
 
 PATIENCE = 5.0
 """Seconds for answers that are late, in an open loop."""
@@ -99,7 +101,9 @@ def settle(server: Running) -> None:
         before = now
 
 
-def closed(aside: Aside, clients: Aside, model: Model, servers: Sequence[Running], options: Options) -> list[Closed]:
+def closed(
+    steady: Steady, aside: Aside, clients: Aside, model: Model, servers: Sequence[Running], options: Options
+) -> list[Closed]:
     """Every server at every concurrency, round after round."""
     found = {
         (server.contender.name, count): Closed(server.contender.name, count)
@@ -110,22 +114,27 @@ def closed(aside: Aside, clients: Aside, model: Model, servers: Sequence[Running
     for number in range(options.rounds):
         for count in options.concurrency:
             way = "serial" if count == 1 else "lanes"
-            limit = aside(measure_way, model, way, options.files, options.seconds)
+            limit = steady(partial(aside, measure_way, model, way, options.files, options.seconds))
             limits[count].limit(limit)
             for server in servers:
-                requests = [request(server.contender.path, file) for file in options.files]
-                with server.awake():
-                    before = cpu_seconds(server.process.pid)
-                    load = clients(closed_loop, server.port, requests, count, options.warm, options.seconds)
-                    settle(server)
-                    spent = cpu_seconds(server.process.pid) - before
+                load, spent = steady(partial(ask, clients, server, count, options))
                 found[server.contender.name, count].add(load, limit.images_per_second, spent)
-            progress(number, f"concurrency {count}")
+            progress(number, f"concurrency {count}; {steady.disturbed} were disturbed so far")
     return [*limits.values(), *found.values()]
 
 
+def ask(clients: Aside, server: Running, count: int, options: Options) -> tuple[Load, float]:
+    """A closed loop of `count` clients, and the seconds of CPU time that the server took for it."""
+    requests = [request(server.contender.path, file) for file in options.files]
+    with server.awake():
+        before = cpu_seconds(server.process.pid)
+        load = clients(closed_loop, server.port, requests, count, options.warm, options.seconds)
+        settle(server)
+        return load, cpu_seconds(server.process.pid) - before
+
+
 def opened(
-    aside: Aside, clients: Aside, model: Model, servers: Sequence[Running], options: Options
+    steady: Steady, aside: Aside, clients: Aside, model: Model, servers: Sequence[Running], options: Options
 ) -> tuple[list[Open], list[float]]:
     """Every server at every load, round after round; and the capacity in each round."""
     found = {
@@ -133,17 +142,25 @@ def opened(
     }
     capacities = []
     for number in range(options.rounds):
-        capacity = options.capacity or aside(measure_way, model, "lanes", options.files, options.seconds)[0]
+        capacity = (
+            options.capacity or steady(partial(aside, measure_way, model, "lanes", options.files, options.seconds))[0]
+        )
         capacities.append(capacity)
         for load in options.loads:
             for server in servers:
-                requests = [request(server.contender.path, file) for file in options.files]
-                with server.awake():
-                    seen = clients(open_loop, server.port, requests, load * capacity, options.seconds, PATIENCE, number)
-                    settle(server)
+                seen = steady(partial(send, clients, server, load * capacity, number, options))
                 found[server.contender.name, load].add(seen, options.deadline / 1000)
-            progress(number, f"{load:g} times the capacity")
+            progress(number, f"{load:g} times the capacity; {steady.disturbed} were disturbed so far")
     return list(found.values()), capacities
+
+
+def send(clients: Aside, server: Running, rate: float, seed: int, options: Options) -> Load:
+    """An open loop of `rate` requests a second."""
+    requests = [request(server.contender.path, file) for file in options.files]
+    with server.awake():
+        seen: Load = clients(open_loop, server.port, requests, rate, options.seconds, PATIENCE, seed)
+        settle(server)
+    return seen
 
 
 def progress(number: int, what: str) -> None:
@@ -194,13 +211,13 @@ def bench(model: Model, options: Options) -> dict[str, Any]:
     print(f"\n## {model}, {len(options.files)} files of {average:.0f} KiB\n")
     print(*(f"{each.name}: {each.configured}" for each in wanted), sep="; ")
     with Aside() as clients, all_running(wanted, options.files) as servers:
-        with Aside() as aside:
+        with Aside() as aside, Steady() as steady:
             if options.open:
-                found, capacities = opened(aside, clients, model, servers, options)
+                found, capacities = opened(steady, aside, clients, model, servers, options)
                 show_open(found, capacities, options.deadline)
                 told: dict[str, Any] = {"capacity": capacities, "open": [asdict(each) for each in found]}
             else:
-                seen = closed(aside, clients, model, servers, options)
+                seen = closed(steady, aside, clients, model, servers, options)
                 show_closed(seen)
                 told = {"closed": [asdict(each) for each in seen]}
         costs = footprints(servers)
