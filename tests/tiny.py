@@ -19,7 +19,6 @@ from export.train.run import fit, quiet
 from export.train.start import Start, begin
 from export.train.watch import BestEpoch
 
-
 RESNET8 = replace(find("resnet20"), name="resnet8", build=partial(CifarResNet, 1))
 
 

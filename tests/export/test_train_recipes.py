@@ -55,7 +55,11 @@ def test_the_crops_are_those_of_the_papers() -> None:
 
 
 def test_no_digit_is_mirrored() -> None:
-    assert {name for name, recipe in RECIPES.items() if not recipe.augmentation.mirror} == {"digits", "lenet"}
+    assert {name for name, recipe in RECIPES.items() if not recipe.augmentation.mirror} == {
+        "digits",
+        "lenet",
+        "lenet-distorted",
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -68,7 +72,7 @@ def test_a_recipe_is_whole_data(name: str, tmp_path: Path) -> None:
 def test_every_network_has_a_recipe() -> None:
     found = {name: default_recipe(name, row.size) for name, row in ARCHITECTURES.items()}
     assert set(found.values()) == set(RECIPES) - {
-        *("digits", "fine-tune", "googlenet-caffe"),
+        *("digits", "lenet-distorted", "fine-tune", "googlenet-caffe"),
         *("bn-inception-x5", "bn-inception-x30", "bn-inception-x5-sigmoid"),
     }
     assert {found[name] for name in ("resnet50", "resnet18_a", "plain34")} == {"resnet-imagenet"}

@@ -1,4 +1,7 @@
-"""Every optimiser against a straight torch loop with arithmetic of its own: 50 steps from the same weights."""
+"""Every optimiser against a straight torch loop with arithmetic of its own: 50 steps from the same weights.
+
+In float64, at rates at which a rounding error does not grow: at ten times these it is all of a weight after 50 steps.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,9 +83,9 @@ def straight(network: torch.nn.Module, data: TrainingData, update: Update, rate:
     ("name", "optimizer", "update", "rate"),
     [
         ("plain20", Sgd(form="caffe", weight_decay=1e-4), caffe, 0.05),
-        ("resnet20", Sgd(form="torch", weight_decay=1e-4), sgd, 0.05),
+        ("resnet20", Sgd(form="torch", weight_decay=1e-4), sgd, 0.005),
         ("plain20", AdamW(weight_decay=0.05), adamw, 1e-3),
-        ("resnet20", RmsProp(weight_decay=4e-5), rmsprop, 0.045),
+        ("resnet20", RmsProp(weight_decay=4e-5), rmsprop, 0.005),
     ],
 )
 def test_an_optimiser_is_that_of_a_straight_loop(
