@@ -78,11 +78,13 @@ class Learner(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.recipe, self.network.parameters())
 
+    def on_train_start(self) -> None:
+        self._steps = int(self.trainer.estimated_stepping_batches)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 Lightning's
         if batch_idx == 0:
             torch.manual_seed(epoch_seed(self.seed, self.trainer.current_epoch, self.trainer.global_rank))
-        steps = int(self.trainer.estimated_stepping_batches)
-        rate = self.rate.at(self.trainer.global_step, steps, int(self.trainer.num_training_batches))
+        rate = self.rate.at(self.trainer.global_step, self._steps, int(self.trainer.num_training_batches))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
         self.log("rate", rate)

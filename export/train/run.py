@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import JsonValue
 
@@ -27,7 +28,7 @@ from export.train.module import Learner
 from export.train.recipe import Centre, Clip, Recipe
 from export.train.recipes import RECIPES, default_recipe, find_recipe
 from export.train.start import Start, begin
-from export.train.watch import BEST, LAST, Bar, BestEpoch, LastEpoch, continued_log
+from export.train.watch import BEST, LAST, Bar, BestEpoch, LastEpoch, continued_log, is_first
 from export.weights import Loaded
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,8 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         steps,
     )
     facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "seed": job.seed, "split": data.split}
-    checkpoint = None if job.run is None else prepare(job.run, recipe, facts, resume=job.resume)
+    facts["start"] = start.origin
+    checkpoint = None if job.run is None else _prepare(job.run, recipe, facts, resume=job.resume)
     wanted = start.architecture.input
     learner = Learner(
         start.architecture,
@@ -161,21 +163,31 @@ def make_trainer(job: TrainJob, epochs: int, log_every: int, best: BestEpoch, ch
         callbacks.append(LastEpoch(job.run))
         loggers = [continued_log(job.run, 0 if checkpoint is None else steps_done(checkpoint))]
         loggers.append(TensorBoardLogger(job.run, name="", version=""))
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator=job.device,
-        devices=job.devices or ("auto" if job.device != "cpu" else 1),
-        num_nodes=job.nodes,
-        precision=job.precision,
-        callbacks=callbacks,
-        logger=loggers,
-        log_every_n_steps=log_every,
-        reload_dataloaders_every_n_epochs=1,  # the loader of an epoch knows which one it is
-        enable_checkpointing=job.run is not None,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    try:
+        return pl.Trainer(
+            max_epochs=epochs,
+            accelerator=job.device,
+            devices=job.devices or ("auto" if job.device != "cpu" else 1),
+            num_nodes=job.nodes,
+            precision=job.precision,
+            callbacks=callbacks,
+            logger=loggers,
+            log_every_n_steps=log_every,
+            reload_dataloaders_every_n_epochs=1,  # the loader of an epoch knows which one it is
+            enable_checkpointing=job.run is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+    except MisconfigurationException as error:
+        raise ExportError(f"this machine cannot train so: {error}; see --device, --devices and --precision") from error
+
+
+def _prepare(folder: Path, recipe: Recipe, facts: dict[str, JsonValue], *, resume: bool) -> Path | None:
+    """As `prepare`, in the first of several processes; Lightning starts the others with the same command."""
+    if is_first():
+        return prepare(folder, recipe, facts, resume=resume)
+    return folder / LAST if resume and (folder / LAST).exists() else None
 
 
 def _steps_per_epoch(recipe: Recipe, train: Labelled) -> int:
@@ -202,9 +214,10 @@ def _usable_cores() -> int:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Lightning's advice from the user where it does not apply."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
@@ -213,4 +226,5 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*directory .* exists and is not empty.*")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from tqdm import tqdm
@@ -93,6 +94,11 @@ class LastEpoch(ModelCheckpoint):
         )
 
 
+def is_first() -> bool:
+    """Whether this process is the one that writes, of those among which Lightning divides a training."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def continued_log(folder: Path, step: int) -> CSVLogger:
     """metrics.csv in the folder; what it held of steps before this one stays, later rows are those of a run that broke.
 
@@ -106,7 +112,7 @@ def continued_log(folder: Path, step: int) -> CSVLogger:
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
     logger = CSVLogger(folder, name="", version="")
-    if rows:
+    if rows and is_first():
         logger.experiment.metrics.extend(rows)
         logger.experiment.save()
     return logger

@@ -80,7 +80,8 @@ def test_the_log_shows_how_a_training_converges(tmp_path: Path) -> None:
     steps = [row for row in found if row["train_loss"]]
     assert [int(row["step"]) for row in steps] == [5, 11]  # an epoch has six steps, fewer than fifty
     for row in steps:
-        assert {key: float(row[key]) > 0 for key in ("train_loss", "rate", "gradient_norm", "saturated/relu")}
+        assert all(float(row[key]) > 0 for key in ("train_loss", "rate", "gradient_norm"))
+        assert 0 <= float(row["train_error"]) <= 1
         assert float(row["gradient_norm_clipped"]) == pytest.approx(min(float(row["gradient_norm"]), 0.5), rel=1e-5)
         assert 0 < float(row["saturated/relu"]) < 1
     epochs = [row for row in found if row["validation_error"]]
@@ -361,3 +362,24 @@ def test_a_damaged_image_ends_a_training_with_its_name(tmp_path: Path) -> None:
     )
     with pytest.raises(LabelledError, match=r"^photos[^:]*: stripe_0/0\.png: the bytes are not a JPEG"):
         train(asked)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_training_and_one_publishes_it(tmp_path: Path) -> None:
+    write_folders(tmp_path / "photos", 20)
+    said = "train resnet20 --data photos --device cpu --devices 2 --epochs 2 --batch 16 --repository models --run run"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "export", *said.split()],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("models/resnet20/1\n")
+    assert [entry.name for entry in (tmp_path / "models" / "resnet20").iterdir()] == ["1"]
+    assert [int(row["epoch"]) for row in rows(tmp_path / "run") if row["validation_error"]] == [0, 1]
+    state = last(tmp_path / "run")
+    assert not torch.equal(state["network.conv1.weight"], RESNET.build(3, 3).state_dict()["conv1.weight"])

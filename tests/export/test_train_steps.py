@@ -1,6 +1,6 @@
 """Every optimiser against a straight torch loop with arithmetic of its own: 50 steps from the same weights.
 
-In float64, at rates at which a rounding error does not grow: at ten times these it is all of a weight after 50 steps.
+In float64, at rates at which a rounding error does not grow; ResNet-20 at a rate of 0.05 makes 0.06 of it in 50 steps.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from export.train.data import TrainingData
 from export.train.recipe import AdamW, Augmentation, Optimizer, Recipe, RmsProp, Sgd, Steps
 from tiny import recipe, run_tiny
 
-BATCH, STEPS, DROP = 8, 50, 30
+BATCH, STEPS, DROP = 4, 50, 30
 
 State = dict[str, torch.Tensor]
 Update = Callable[[int, float, torch.Tensor, torch.Tensor, State], torch.Tensor]
