@@ -1,5 +1,6 @@
 """Trainings that take a second: small images of two or three classes that even a small network tells apart."""
 
+import csv
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from bundle.labelled import Labelled
 from export.architectures import Architecture, find
@@ -17,7 +19,7 @@ from export.train.recipe import Part, Recipe
 from export.train.recipes import RECIPES
 from export.train.run import fit, quiet
 from export.train.start import Start, begin
-from export.train.watch import BestEpoch
+from export.train.watch import METRICS, BestEpoch
 
 RESNET8 = replace(find("resnet20"), name="resnet8", build=partial(CifarResNet, 1))
 
@@ -71,3 +73,27 @@ def run_tiny(
         torch.manual_seed(0)
         start = begin(row, wanted, len(data.labels), weights)
         return start, fit(start, wanted, data, job(row.name).model_copy(update=options))
+
+
+def small(auxiliary: str = "") -> Architecture:
+    """A network for three stripes that trains in no time."""
+
+    class Small(nn.Module):
+        def __init__(self, classes: int, channels: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(channels, 4, 5, 4)
+            self.relu = nn.ReLU()
+            self.dropout = nn.Dropout(0.1)
+            self.linear = nn.Linear(4 * 7 * 7, classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.linear(self.dropout(self.relu(self.conv1(x)).flatten(1)))
+            return logits
+
+    return replace(RESNET8, name="small", build=Small, dynamic=False, auxiliary=(auxiliary,) if auxiliary else ())
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Its log."""
+    with (run / METRICS).open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from export.errors import TrainingError
 from export.train.recipe import Recipe
-from export.train.recipes import to_toml
+from export.train.recipe_file import to_toml
 from export.train.watch import LAST
 
 RECIPE, RUN = "recipe.toml", "run.json"

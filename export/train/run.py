@@ -26,7 +26,8 @@ from export.train.folder import prepare, steps_done
 from export.train.job import TrainJob
 from export.train.module import Learner
 from export.train.recipe import Centre, Clip, Recipe
-from export.train.recipes import RECIPES, default_recipe, find_recipe
+from export.train.recipe_file import find_recipe
+from export.train.recipes import RECIPES, default_recipe
 from export.train.start import Start, begin
 from export.train.watch import BEST, LAST, Bar, BestEpoch, LastEpoch, continued_log, is_first
 from export.weights import Loaded

@@ -8,7 +8,8 @@ import pytest
 from export.architectures import ARCHITECTURES, find
 from export.errors import ExportError
 from export.train.recipe import Area, OneCycle, Padded, RmsProp, Scale, Sgd, Square
-from export.train.recipes import RECIPES, check, default_recipe, find_recipe, to_toml
+from export.train.recipe_file import check, find_recipe, to_toml
+from export.train.recipes import RECIPES, default_recipe
 from export.train.run import choose_recipe
 from tiny import job, stripes
 
