@@ -242,7 +242,7 @@ def test_weights_begin_with_the_deviation_of_the_paper(how: Normal | Named, devi
 def test_alexnet_begins_with_biases_of_one_where_the_paper_says() -> None:
     network = find("alexnet").build(10, 3)
     initialise(network, AlexNetStart(), "alexnet")
-    biases = {name: float(value.mean()) for name, value in network.named_parameters() if name.endswith("bias")}
+    biases = {name: float(value.mean()) for name, value in network.state_dict().items() if name.endswith("bias")}
     lifted = {name for name, value in biases.items() if value == 1}
     assert lifted == {
         "features.3.bias",
