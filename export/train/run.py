@@ -125,7 +125,7 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         steps,
     )
     facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "seed": job.seed, "split": data.split}
-    facts["start"] = start.origin
+    facts |= {"start": start.origin, "precision": job.precision, "devices": job.devices, "nodes": job.nodes}
     checkpoint = None if job.run is None else _prepare(job.run, recipe, facts, resume=job.resume)
     wanted = start.architecture.input
     learner = Learner(
