@@ -9,20 +9,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Protocol, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from bundle.errors import LabelledError
-from bundle.listed import Listed, list_csv, list_folders
+from bundle.listed import Listed, csv_labels, list_csv, list_folders
 from bundle.preprocess import Pixels
-from bundle.published import find_published, read_published
+from bundle.published import find_published, find_training, read_published
 
 Numbers = npt.NDArray[np.int64]
 
 _PART = re.compile(r"(-?\d{1,12})?:(-?\d{1,12})?", re.ASCII)
+
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""The classes of CIFAR-10, as its page lists them."""
 
 _READ = """what is read: a folder with a folder of images for each class; a CSV file of file and label; MNIST's or \
 Fashion-MNIST's IDX files (the images file or its folder); CIFAR-10's test_batch or data_batch_N in its binary, Python \
@@ -54,6 +57,8 @@ class _Images(Protocol):
     def content(self, place: int) -> bytes:
         """What the digest covers."""
 
+    def array(self, place: int) -> Pixels | None: ...
+
 
 @dataclass(frozen=True)
 class _Files:
@@ -71,6 +76,9 @@ class _Files:
 
     content = encoded
 
+    def array(self, place: int) -> None:
+        """It is a file."""
+
 
 @dataclass(frozen=True)
 class _Arrays:
@@ -86,6 +94,10 @@ class _Arrays:
         image: Pixels = self.images[place]
         return f"{image.shape}".encode() + image.tobytes()
 
+    def array(self, place: int) -> Pixels:
+        image: Pixels = self.images[place]
+        return image
+
 
 class Labelled(Sequence[Example]):
     """Labelled images in a fixed order. Files are read when they are asked for, by any thread."""
@@ -95,13 +107,18 @@ class Labelled(Sequence[Example]):
         self.name = name
         self._images = images
         self._all_labels = labels
-        self._places = np.arange(len(labels)) if places is None else places
-        self.labels: Numbers = labels[self._places]
+        self.places = np.arange(len(labels)) if places is None else places
+        self.labels: Numbers = labels[self.places]
         self.labels.setflags(write=False)
         self._digest: str | None = None
 
+    @classmethod
+    def of_arrays(cls, name: str, images: Pixels, labels: Numbers) -> Self:
+        """Of images in memory: uint8 [n, height, width] in grey, or [n, height, width, 3] in RGB."""
+        return cls(name, _Arrays(images), labels)
+
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -109,9 +126,13 @@ class Labelled(Sequence[Example]):
     def __getitem__(self, index: slice) -> "Labelled": ...
     def __getitem__(self, index: int | slice) -> "Example | Labelled":
         if isinstance(index, slice):
-            return self._only(np.arange(len(self))[index], self.name)
-        place = int(self._places[index])
+            return self.take(np.arange(len(self))[index], self.name)
+        place = int(self.places[index])
         return Example(self._images.name(place), self._images.encoded(place), int(self.labels[index]))
+
+    def array(self, index: int) -> Pixels | None:
+        """The image itself where it lies in memory, uint8 [height, width] or [height, width, 3]; None: it is a file."""
+        return self._images.array(int(self.places[index]))
 
     def digest(self) -> str:
         """The sha256 that names this data: of every image (file, or shape and pixels) and its label, in order.
@@ -120,7 +141,7 @@ class Labelled(Sequence[Example]):
         """
         if self._digest is None:  # two threads may both work it out, to the same end
             total = hashlib.sha256()
-            for place, label in zip(self._places, self.labels, strict=True):
+            for place, label in zip(self.places, self.labels, strict=True):
                 total.update(hashlib.sha256(self._images.content(int(place))).digest() + int(label).to_bytes(8))
             self._digest = total.hexdigest()
         return self._digest
@@ -136,7 +157,7 @@ class Labelled(Sequence[Example]):
         shuffled = np.random.default_rng(seed).permutation(len(self))
         by_class = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
         validation, test = np.sort(by_class[::2]), np.sort(by_class[1::2])  # every other one of each class
-        return self._only(validation, f"{self.name} validation"), self._only(test, f"{self.name} test")
+        return self.take(validation, f"{self.name} validation"), self.take(test, f"{self.name} test")
 
     def part(self, part: str) -> "Labelled":
         """The images START:STOP in order, as Python counts.
@@ -149,10 +170,11 @@ class Labelled(Sequence[Example]):
         start, stop = (None if side is None else int(side) for side in given.groups())
         if not len(chosen := np.arange(len(self))[start:stop]):
             raise LabelledError(f"part {part} of {self.name} is empty; images in all: {len(self)}")
-        return self._only(chosen, f"{self.name}[{part}]")
+        return self.take(chosen, f"{self.name}[{part}]")
 
-    def _only(self, chosen: Numbers, name: str) -> "Labelled":
-        return Labelled(name, self._images, self._all_labels, self._places[chosen])
+    def take(self, chosen: Numbers, name: str) -> "Labelled":
+        """The images at these places, under a name of their own."""
+        return Labelled(name, self._images, self._all_labels, self.places[chosen])
 
 
 def open_labelled(path: Path, classes: Sequence[str], part: str | None = None) -> Labelled:
@@ -182,6 +204,54 @@ def open_labelled(path: Path, classes: Sequence[str], part: str | None = None) -
         raise LabelledError(f"{path} holds no image; {_READ}")
     whole = Labelled(path.name, images, labels)
     return whole if part is None else whole.part(part)
+
+
+def open_training(path: Path, classes: Sequence[str]) -> Labelled:
+    """As `open_labelled`, where the folder of MNIST or CIFAR-10 means all its training images, and those alone.
+
+    Raises:
+        LabelledError: as there; or the folder holds only test images.
+    """
+    files = find_training(path) if path.is_dir() else []
+    if not files:
+        if path.is_dir() and (found := find_published(path)):
+            raise LabelledError(f"{path} holds {found.name} and no training images; name the folder that has them")
+        return open_labelled(path, classes)
+    try:
+        read = [read_published(file, len(classes)) for file in files]
+    except OSError as error:
+        raise LabelledError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+    images, labels = (np.concatenate(arrays) for arrays in zip(*read, strict=True))
+    return Labelled.of_arrays(path.resolve().name, images, labels)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """The labels of the classes of training data, in the order of their indices.
+
+    Of folders their names in sorted order, of a CSV file its labels in sorted order, of CIFAR-10 the published names,
+    of IDX files the numbers.
+
+    Raises:
+        LabelledError: it is no labelled data, or names no class.
+    """
+    try:
+        if files := find_training(path) or [file for file in [find_published(path)] if file]:
+            return (
+                CIFAR if "idx" not in files[0].name else _numbers(int(read_published(files[0], 256).labels.max()) + 1)
+            )
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        else:
+            names = csv_labels(path) if path.suffix.lower() == ".csv" else []
+    except OSError as error:
+        raise LabelledError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+    if not names:
+        raise LabelledError(f"{path} names no classes; {_READ}")
+    return tuple(names)
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
 
 
 def _read(path: Path, classes: Sequence[str]) -> tuple[_Images, Numbers]:

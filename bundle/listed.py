@@ -12,6 +12,8 @@ from bundle.errors import LabelledError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = re.compile(r"[0-9]{1,9}")
+_MOST_INDICES = 100_000
+"""Numbers beyond are names of classes, and no indices."""
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 """Folders of these names hold the classes one level down; of two or three classes they would pass for the classes."""
 
@@ -130,6 +132,21 @@ def list_csv(path: Path, labels: Sequence[str]) -> Listed:
         files.append(file)
         indices.append(index)
     return Listed(path.parent, tuple(files), tuple(indices))
+
+
+def csv_labels(path: Path) -> list[str]:
+    """The labels that a CSV file names, sorted; of class indices all up to the largest.
+
+    Raises:
+        LabelledError: naming the line that is short.
+        OSError: it cannot be read.
+    """
+    rows = _rows(path)
+    columns = _columns(path, rows[0][1]) if rows else _Columns(0, 1, by_header=False)
+    found = {columns.of(cells, f"{path.name}, line {line}")[1] for line, cells in rows[columns.by_header :]}
+    if all(_INDEX.fullmatch(label) for label in found) and (last := max(map(int, found), default=-1)) < _MOST_INDICES:
+        return [str(index) for index in range(last + 1)]
+    return sorted(found)
 
 
 class _Columns(NamedTuple):

@@ -29,6 +29,16 @@ _HELD = (
 )
 """What is looked for in a folder; the first that is there is read."""
 
+_TRAINING = (
+    *((f"train-images{joint}idx3-ubyte{gz}",) for gz in ("", ".gz") for joint in "-."),
+    *(
+        tuple(f"{folder}data_batch_{number}{ending}" for number in range(1, 6))
+        for kind, ending in (("bin", ".bin"), ("py", ""), ("mat", ".mat"))
+        for folder in ("", f"cifar-10-batches-{kind}/")
+    ),
+)
+"""The files of training images that are looked for in a folder; the first that are all there are read."""
+
 _ROW = 3 * 32 * 32
 """Bytes of a CIFAR image: a red, a green and a blue plane."""
 
@@ -45,6 +55,12 @@ def find_published(path: Path) -> Path | None:
     if path.is_dir():
         return next((path / name for name in _HELD if (path / name).is_file()), None)
     return path if _IDX.fullmatch(path.name) or _CIFAR.fullmatch(path.name) else None
+
+
+def find_training(path: Path) -> list[Path]:
+    """The files of a folder's training images; none where it is no such folder."""
+    candidates = ([path / name for name in names] for names in _TRAINING)
+    return next((files for files in candidates if all(file.is_file() for file in files)), [])
 
 
 def read_published(path: Path, classes: int) -> Published:

@@ -85,14 +85,14 @@ class Scaled:
     def _cut(self, resized: Size, box: Box, *, mirrored: bool) -> Pixels:
         window, region = self._regions[resized, mirrored]
         left = resized.width - box.left - box.width if mirrored else box.left
-        return _crop(region, Box(left - window.left, box.top - window.top, box.width, box.height))
+        return cut(region, Box(left - window.left, box.top - window.top, box.width, box.height))
 
     def _square(self, view: View) -> Pixels:
         """What the view shows, not mirrored; kept, as its mirror image comes next."""
         key = view.resized, view.box, view.size
         if key not in self._squares:
-            cut = self._cut(view.resized, view.box, mirrored=False)
-            image = Image.fromarray(cut if cut.shape[2] > 1 else cut[..., 0])
+            part = self._cut(view.resized, view.box, mirrored=False)
+            image = Image.fromarray(part if part.shape[2] > 1 else part[..., 0])
             self._squares[key] = _pixels(image.resize(view.size, self._resample))
         return self._squares[key]
 
@@ -120,8 +120,8 @@ def _pixels(image: Image.Image) -> Pixels:
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def _crop(pixels: Pixels, box: Box) -> Pixels:
-    """Black beyond the border."""
+def cut(pixels: Pixels, box: Box) -> Pixels:
+    """A box of [height, width, channels]; black beyond the border."""
     right, bottom = box.left + box.width, box.top + box.height
     inside = pixels[max(box.top, 0) : bottom, max(box.left, 0) : right]
     if inside.shape[:2] == (box.height, box.width):

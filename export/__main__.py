@@ -34,9 +34,9 @@ from export.jobs import (
     LearnWeightsJob,
     ListJob,
     QuantizeJob,
-    TrainJob,
     WeightsJob,
 )
+from export.train.job import TrainJob
 
 Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 """Of a bundle, with labelled images."""

@@ -3,6 +3,7 @@
     name of a network -> ExportError
     public weights -> fetch -> DownloadError
     checkpoint -> load -> WeightsError
+    network -> train -> TrainingError
     network -> fold, prove -> FoldError
     network -> to_onnx -> GraphError
     graph -> compare, require -> ParityError
@@ -23,6 +24,10 @@ class DownloadError(ExportError):
 
 class WeightsError(ExportError):
     """A checkpoint that cannot be read, or that is not of this network."""
+
+
+class TrainingError(ExportError):
+    """A training that diverged, or that cannot go on where it was."""
 
 
 class FoldError(ExportError):

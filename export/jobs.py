@@ -80,28 +80,6 @@ class FreezeJob(Job):
         return self
 
 
-class TrainJob(Job):
-    """Trains a network and freezes its best epoch."""
-
-    network: CliPositionalArg[str]
-    """lenet5"""
-    data: Literal["digits"]
-    """digits: scikit-learn's 1,797 handwritten digits"""
-    repository: Path
-    """the folder of all bundles"""
-    name: str | None = None
-    """of the model; the network's when left out"""
-    version: int | None = Field(default=None, ge=1, lt=1_000_000_000)
-    """of the model; the largest there plus one when left out"""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    """of the training; the split of the data has its own"""
-
-    @property
-    def model(self) -> str:
-        """The name of the model in the repository."""
-        return self.name or self.network
-
-
 class BatchJob(Job):
     """Freezes every model of a list; what is up to date is skipped, what fails does not stop the rest."""
 

@@ -22,15 +22,16 @@ from bundle.store import GOLDEN, LABELS, MODEL, check_name, parse_labels, write_
 from export.architectures import Architecture, find
 from export.convolutional import explicit, sliding
 from export.cost import count_macs, find_costs
-from export.data import DIGITS, digits
+from export.data import digits
 from export.errors import ExportError, GraphError, ParityError
 from export.evaluate import evaluate
 from export.exporters import EXPORTERS
 from export.fold import fold_batchnorm, prove
 from export.graph import Normalize, serialize, to_onnx
-from export.jobs import FreezeJob, TrainJob
+from export.jobs import FreezeJob
 from export.modules import Foreign, Shape, load_module, load_program
 from export.overrides import as_published, overridden, reshaped
+from export.train.job import TrainJob
 from export.verify import (
     compare,
     find_images,
@@ -82,13 +83,21 @@ def _load(job: FreezeJob, classes: int | None) -> Loaded:
 
 
 def train(job: TrainJob) -> Path:
-    """Trains a network, publishes its best epoch with the accuracy of its graph on the test part."""
-    from export.train import train_digits  # noqa: PLC0415 Lightning takes seconds to import, and only this needs it
+    """Trains a network and publishes its best epoch; of the digits with the accuracy of its graph on their test part.
+
+    Raises:
+        ExportError, BundleError, LabelledError: what is wrong, and that nothing was published.
+    """
+    from export.train.run import train as learn  # noqa: PLC0415 Lightning takes seconds to import, only this needs it
 
     architecture = find(job.network)
     _require_free(job.repository, job.model, job.version)
-    loaded = train_digits(architecture, job.seed)
-    return publish(job, loaded, DIGITS, lambda model: _evaluate_digits(model, architecture))
+    content = None if job.labels is None else _read_labels(job.labels)
+    labels = None if content is None else parse_labels(content, content.count(b"\n"))
+    trained = learn(job, architecture, labels)
+    if job.data != "digits":
+        return publish(job, trained.loaded, trained.labels)
+    return publish(job, trained.loaded, trained.labels, lambda model: _evaluate_digits(model, architecture))
 
 
 @one_thread()

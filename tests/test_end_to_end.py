@@ -18,7 +18,8 @@ from export import architectures, pipeline
 from export.data import digits
 from export.evaluate import evaluate
 from export.graph import Normalize
-from export.jobs import FreezeJob, TrainJob
+from export.jobs import FreezeJob
+from export.train.job import TrainJob
 from export.weights import load
 from live import encode, serve
 from service.settings import Settings

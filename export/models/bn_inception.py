@@ -127,16 +127,18 @@ class BNInception(nn.Module):
         return row.one + row.three + row.double + (row.projection or inside)
 
     def _add(self, name: str, inside: int, outside: int, kernel: int = 1, stride: int = 1) -> None:
-        """A convolution, and the BatchNorm behind it under a key beside, not below."""
+        """A convolution, and the BatchNorm and ReLU behind it under keys beside, not below."""
         padding = kernel // 2 - (self.form.shift if stride > 1 else 0)
         self.add_module(name, nn.Conv2d(inside, outside, kernel, stride, padding, bias=self.form.bias))
         self.add_module(f"{name}_bn", nn.BatchNorm2d(outside, self.form.eps))
+        self.add_module(f"{name}_relu", nn.ReLU())
 
     def _unit(self, name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
         if stride > 1 and self.form.shift:
             x = pad(x, (0, self.form.shift, 0, self.form.shift))
-        conv, norm = self.get_submodule(name), self.get_submodule(f"{name}_bn")
-        return torch.relu(norm(conv(x)))
+        conv, norm, relu = (self.get_submodule(name + ending) for ending in ("", "_bn", "_relu"))
+        y: torch.Tensor = relu(norm(conv(x)))
+        return y
 
     def _inception(self, name: str, row: Row, x: torch.Tensor) -> torch.Tensor:
         stride = 1 if row.projection else 2

@@ -27,9 +27,11 @@ class ConvRelu(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inside, outside, kernel, stride, padding)
+        self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.conv(x))
+        y: torch.Tensor = self.relu(self.conv(x))
+        return y
 
 
 class ConvNormRelu(nn.Module):
@@ -39,9 +41,11 @@ class ConvNormRelu(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inside, outside, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outside, eps=1e-3)
+        self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.bn(self.conv(x)))
+        y: torch.Tensor = self.relu(self.bn(self.conv(x)))
+        return y
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,13 @@ class Auxiliary(nn.Module):
         self.pool = form.aux_pool()
         self.conv = form.unit(inside, 128, 1)
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
+        self.relu = nn.ReLU()
         self.dropout = nn.Dropout(0.7)
         self.fc2 = nn.Linear(1024, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 512 (528) x 14 x 14
         x = self.conv(self.pool(x))  # N x 128 x 4 x 4
-        x = torch.relu(self.fc1(x.flatten(1)))  # N x 1024
+        x = self.relu(self.fc1(x.flatten(1)))  # N x 1024
         logits: torch.Tensor = self.fc2(self.dropout(x))  # N x classes
         return logits
 

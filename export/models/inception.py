@@ -32,9 +32,11 @@ class Unit(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inside, outside, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outside, eps=1e-3)
+        self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.bn(self.conv(x)))
+        y: torch.Tensor = self.relu(self.bn(self.conv(x)))
+        return y
 
 
 def row7(inside: int, outside: int) -> Unit:

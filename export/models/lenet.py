@@ -26,14 +26,15 @@ class LeNet5(nn.Module):
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, classes)
+        self.tanh1, self.tanh2, self.tanh3, self.tanh4 = (nn.Tanh() for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 1 x 32 x 32
-        x = torch.tanh(self.conv1(x))  # N x 6 x 28 x 28
+        x = self.tanh1(self.conv1(x))  # N x 6 x 28 x 28
         x = avg_pool2d(x, 2)  # N x 6 x 14 x 14
-        x = torch.tanh(self.conv2(x))  # N x 16 x 10 x 10
+        x = self.tanh2(self.conv2(x))  # N x 16 x 10 x 10
         x = avg_pool2d(x, 2)  # N x 16 x 5 x 5
-        x = torch.tanh(self.fc1(x.flatten(1)))  # N x 120
-        x = torch.tanh(self.fc2(x))  # N x 84
+        x = self.tanh3(self.fc1(x.flatten(1)))  # N x 120
+        x = self.tanh4(self.fc2(x))  # N x 84
         logits: torch.Tensor = self.fc3(x)  # N x classes
         return logits
 
@@ -156,11 +157,12 @@ class LeNetCaffe(nn.Module):
         self.conv1 = nn.Conv2d(channels, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.ip1 = nn.Linear(50 * 4 * 4, 500)
+        self.relu = nn.ReLU()
         self.ip2 = nn.Linear(500, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 1 x 28 x 28
         x = max_pool2d(self.conv1(x), 2)  # N x 20 x 12 x 12
         x = max_pool2d(self.conv2(x), 2)  # N x 50 x 4 x 4
-        x = torch.relu(self.ip1(x.flatten(1)))  # N x 500
+        x = self.relu(self.ip1(x.flatten(1)))  # N x 500
         logits: torch.Tensor = self.ip2(x)  # N x classes
         return logits

@@ -36,13 +36,15 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU()
         self.shortcut = nn.Identity() if stride == 1 else Shortcut(planes // 4)
         self.plain = plain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return torch.relu(y if self.plain else y + self.shortcut(x))
+        out: torch.Tensor = self.relu(y if self.plain else y + self.shortcut(x))
+        return out
 
 
 class CifarResNet(nn.Module):
@@ -50,6 +52,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
 
         def stage(inside: int, planes: int, stride: int) -> nn.Sequential:
             rest = (Block(planes, planes, 1, plain=plain) for _ in range(n - 1))
@@ -59,7 +62,7 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 3 x 32 x 32
-        x = torch.relu(self.bn1(self.conv1(x)))  # N x 16 x 32 x 32
+        x = self.relu(self.bn1(self.conv1(x)))  # N x 16 x 32 x 32
         x = self.layer1(x)  # N x 16 x 32 x 32
         x = self.layer2(x)  # N x 32 x 16 x 16
         x = self.layer3(x)  # N x 64 x 8 x 8

@@ -31,7 +31,10 @@ def test_freeze_prints_the_folder_and_a_summary(tmp_path: Path, capsys: pytest.C
             "absent.txt cannot be read; check the path given with --labels",
         ),
         ("freeze resnet20 --weights random:0 --name ..", "'..' is no model name"),
-        ("train resnet20 --data digits", "resnet20 is no network for the digits"),
+        (
+            "train lenet5 --data digits --batch 2000",
+            "digits has 1077 images to train on and a batch is 2000; see --batch",
+        ),
     ],
 )
 def test_what_does_not_work_is_one_line_and_status_1(
@@ -52,7 +55,10 @@ def test_what_does_not_work_is_one_line_and_status_1(
             ["freeze", "lenet5", "--weights", "random:0", "--repository", "r", "--version", "0"],
             "version: Input should be greater than or equal to 1, not '0'",
         ),
-        (["train", "lenet5", "--data", "mnist", "--repository", "r"], "data: Input should be 'digits', not 'mnist'"),
+        (
+            ["train", "lenet5", "--data", "digits", "--repository", "r", "--clip", "2"],
+            "clip: '2' is no clipping; write value:0.5, norm:1.0 or global:2.0",
+        ),
         (["freeze", "lenet5", "--repository", "r"], "freeze: lenet5 needs --weights: a file, or random:SEED"),
         (["freeze", "--repository", "r"], "freeze: name one network: NETWORK, --module"),
         (

@@ -1,69 +1,39 @@
-"""Training on the digits: what it shows the network, what it keeps, and the figure it must reach."""
+"""Training on the digits: what it keeps, and the figure it must reach."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bundle.labelled import png
 from bundle.store import open_bundle
-from export import train
+from export.__main__ import main
 from export.architectures import find
 from export.data import digits
-from export.errors import ExportError
 from export.evaluate import evaluate
 from export.graph import serialize, to_onnx
-from export.jobs import TrainJob
-from export.pipeline import train as run
-from export.train import disturbed, train_digits
+from export.pipeline import train as publish
+from export.train.job import TrainJob
+from export.train.run import train
 
 LENET = find("lenet5")
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "EPOCHS", 2)
+def ask(**options: object) -> TrainJob:
+    asked = {"network": "lenet5", "data": "digits", "repository": Path("models"), "device": "cpu"}
+    return TrainJob.model_validate(asked | options)
 
 
-def test_without_disturbance_the_crop_is_the_centre(monkeypatch: pytest.MonkeyPatch) -> None:
-    for bound in ("DEGREES", "ZOOM", "SHIFT"):
-        monkeypatch.setattr(train, bound, 0)
-    images = torch.randint(0, 256, (3, 36, 36, 1), dtype=torch.uint8)
-    torch.testing.assert_close(disturbed(images, 32), images[:, 2:34, 2:34].float(), atol=1e-2, rtol=0)
-
-
-def test_disturbed_images_are_never_mirrored() -> None:
-    image = torch.zeros(1, 36, 36, 1, dtype=torch.uint8)
-    image[:, 8:28, 12:15] = 255  # an L: the stroke is left of the foot's end
-    image[:, 25:28, 12:24] = 255
-    crops = disturbed(image.repeat(200, 1, 1, 1), 32)[..., 0]
-    columns = torch.arange(32.0)
-    upper = (crops[:, :16].sum(1) * columns).sum(1) / crops[:, :16].sum((1, 2))
-    lower = (crops[:, 16:].sum(1) * columns).sum(1) / crops[:, 16:].sum((1, 2))
-    assert (upper < lower + 4).all()
-    assert len({crop.numpy().tobytes() for crop in crops}) == 200
-
-
-@pytest.mark.usefixtures("short")
-def test_the_same_seed_trains_the_same_network() -> None:
-    first, again, other = (train_digits(LENET, seed).network.state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
-
-
-@pytest.mark.usefixtures("short")
 def test_the_recipe_is_written_down() -> None:
-    source = train_digits(LENET, 4).source
+    source = train(ask(seed=4, epochs=2), LENET).loaded.source
     assert (source.kind, source.name) == ("trained", "digits")
-    assert source.recipe["seed"] == 4
+    assert (source.recipe["name"], source.recipe["seed"], source.recipe["epochs"]) == ("digits", 4, 2)
     assert source.recipe["split"] == {"seed": 0, "train": 1077, "validation": 360, "test": 360}
-    assert source.recipe["epochs"] == 2
+    assert source.recipe["optimizer"] == {"kind": "adamw", "weight_decay": 0.05}
 
 
-@pytest.mark.usefixtures("short")
 def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
-    loaded = train_digits(LENET, 0)
+    loaded = train(ask(epochs=2), LENET).loaded
     validation = digits().validation
     images = [png(image) for image in validation.images]
     graph = serialize(to_onnx(loaded.network, LENET))
@@ -73,15 +43,55 @@ def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
     assert chosen["accuracy"] == pytest.approx(found.top1 / found.images, abs=1e-4)
 
 
-def test_a_network_for_other_images_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"resnet50 is no network for the digits \(10 classes, grey\); train lenet5"):
-        train_digits(find("resnet50"), 0)
+def test_a_published_network_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:
+    publish(ask(epochs=1, activation="relu", repository=tmp_path))
+    bundle = open_bundle(tmp_path, "lenet5", 1)
+    assert bundle.manifest.source.recipe["activation"] == "relu"
+    assert b"Relu" in bundle.model
+    assert b"Tanh" not in bundle.model
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "resnet"], "multicrop-export: there is no recipe 'resnet'; choose one of digits, lenet"),
+        (["--data", "nowhere"], "multicrop-export: nowhere is not there; name the folder or file"),
+        (["--batch", "2000"], "digits has 1077 images to train on and a batch is 2000; see --batch"),
+        (["--validation", ":5"], "the digits have parts of their own"),
+        (["--recipe", "vgg"], "multicrop-export: lenet5 has no dropout layer; leave dropout out of the recipe"),
+        (["--labels", "none.txt"], "none.txt cannot be read; check the path given with --labels"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [] if "--data" in options else ["--data", "digits"]
+    assert main(["train", "lenet5", *data, "--repository", str(tmp_path), "--device", "cpu", *options]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clip", "2"], "clip: '2' is no clipping; write value:0.5, norm:1.0 or global:2.0"),
+        (["--clip", "norm:0"], "clip: 'norm:0' is no clipping"),
+        (["--rate", "0"], "rate: Input should be greater than 0, not '0'"),
+        (["--activation", "elu"], "activation: Input should be 'relu', 'tanh' or 'sigmoid', not 'elu'"),
+        (["--resume"], "--resume needs --run FOLDER, the folder of the run that goes on"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "lenet5", "--data", "digits", "--repository", "models", *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_lenet_learns_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = run(TrainJob(network="lenet5", data="digits", repository=tmp_path / "models"))
+    folder = publish(ask(repository=tmp_path / "models"))
     assert [entry.name for entry in tmp_path.iterdir()] == ["models"]  # no logs, no checkpoints
 
     bundle = open_bundle(tmp_path / "models", "lenet5", 1)

@@ -1,0 +1,1 @@
+"""Training: recipes as data, and what carries them out with Lightning."""
