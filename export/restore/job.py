@@ -83,8 +83,15 @@ class DenoiseJob(RestorationJob):
 class SuperresolveJob(RestorationJob):
     """Makes an image 4 or 8 times as high and as wide."""
 
-    factor: Literal[4, 8] = 4
+    factor: int = 4
     """4 or 8"""
+
+    @field_validator("factor")
+    @classmethod
+    def _is_published(cls, factor: int) -> int:
+        if factor not in (4, 8):
+            raise ValueError(f"{factor} is no factor; take 4 or 8")
+        return factor
 
 
 class RestoreJob(Job):
