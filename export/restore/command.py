@@ -23,16 +23,20 @@ def tell(job: RestorationJob) -> str:
     """
     _require_places(job)
     restoration = prepare(job)
-    fits = [Fit(restoration.observed, recipe(job), job.seed + run, job.average) for run in range(job.runs)]
-    picture = torch.stack([_run(fit, restoration, job, run) for run, fit in enumerate(fits)]).mean(0)
+    pictures, restarts = [], 0
+    for run in range(job.runs):
+        fit = Fit(restoration.observed, recipe(job), job.seed + run, job.average)
+        pictures.append(_run(fit, restoration, job, run))
+        restarts += fit.restarts
+    picture = torch.stack(pictures).mean(0)
     write(restoration.finish(picture), job.out)
     lines = [str(job.out)]
     if (found := restoration.psnr(picture)) is not None:
         lines.append(f"PSNR to the truth {found:.2f} dB")
-    if restarts := sum(fit.restarts for fit in fits):
+    if restarts:
         lines.append(f"the fit fell apart {restarts} times, and went on with earlier weights each time")
     if job.freeze is not None:
-        difference = freeze(fits[0].generator, fits[0].z, job.freeze)
+        difference = freeze(fit.generator, fit.z, job.freeze)
         lines.append(f"{job.freeze} differs from the fitted generator by {difference:.1e} of 1 at most")
     return "\n".join(lines)
 

@@ -76,4 +76,4 @@ def add_noise(picture: torch.Tensor, levels: float, generator: torch.Generator) 
 
 def psnr(error: float) -> float:
     """In dB, of a mean squared error of colours from 0 to 1."""
-    return -10 * math.log10(error) if error > 0 else math.inf
+    return math.inf if error == 0 else -10 * math.log10(error)

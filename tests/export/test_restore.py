@@ -88,6 +88,7 @@ def test_the_noise_has_the_levels_that_were_asked_for() -> None:
 def test_psnr_of_a_tenth_everywhere_is_20_db() -> None:
     assert psnr(0.1**2) == pytest.approx(20)
     assert psnr(0) == float("inf")
+    assert np.isnan(psnr(float("nan")))  # and no perfect picture
 
 
 def test_the_mean_of_outputs_is_weighted_by_age_alone() -> None:
