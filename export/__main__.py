@@ -36,12 +36,16 @@ from export.jobs import (
     QuantizeJob,
     WeightsJob,
 )
+from export.restore.job import RestorationJob, RestoreJob
 from export.train.job import TrainJob
 
 Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 """Of a bundle, with labelled images."""
 
-Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | QuantizeJob | FrontierJob
+Public = ListJob | FetchJob | CheckJob
+"""Of public weights."""
+
+Told = BatchJob | DescribeJob | FiltersJob | Public | Asked | QuantizeJob | FrontierJob | RestorationJob
 """What has an answer of its own."""
 
 
@@ -67,6 +71,7 @@ class Cli(BaseSettings):
     learn_weights: CliSubCommand[LearnWeightsJob]
     quantize: CliSubCommand[QuantizeJob]
     frontier: CliSubCommand[FrontierJob]
+    restore: CliSubCommand[RestoreJob]
 
     @classmethod
     def settings_customise_sources(
@@ -93,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cli = CliApp.run(Cli, cli_args=sys.argv[1:] if argv is None else list(argv))
         job = get_subcommand(cli, is_required=False)
-        if isinstance(job, WeightsJob):
+        if isinstance(job, WeightsJob | RestoreJob):
             job = get_subcommand(job, is_required=False)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
@@ -141,7 +146,7 @@ def _tell(job: Told) -> int:
         found = frontier.run(job)
         print(found.text())
         return 1 if found.answer and not found.answer.met else 0
-    if isinstance(job, ListJob | FetchJob | CheckJob):
+    if isinstance(job, Public):
         from export import download  # noqa: PLC0415 as above
 
         print("\n".join(download.answer(job)))
@@ -153,6 +158,10 @@ def _tell(job: Told) -> int:
         from export.quantize import command  # noqa: PLC0415 as above
 
         print(command.tell(job))
+    elif isinstance(job, RestorationJob):
+        from export.restore import command as restore  # noqa: PLC0415 as above
+
+        print(restore.tell(job))
     elif isinstance(job, Asked):
         print(_ask(job))
     else:

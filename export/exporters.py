@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.onnx.symbolic_helper import parse_args
 from torch.onnx.utils import register_custom_op_symbolic
 
 from bundle.manifest import Input
+from export.models import normalization  # noqa: F401 it registers multicrop::lrn
 
 OPSET = 18
 """The first exporter's own; asked for another, it would convert."""
@@ -31,14 +32,25 @@ def from_program(module: nn.Module, wanted: Input, smallest: int) -> onnx.ModelP
     shape = {0: torch.export.Dim("N", min=1)}
     if wanted.dynamic:
         shape |= {1: torch.export.Dim("H", min=smallest), 2: torch.export.Dim("W", min=smallest)}
+    return export_program(module, _example(wanted), (INPUT,), OUTPUTS, shape)
+
+
+def export_program(
+    module: nn.Module,
+    example: torch.Tensor,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shape: Mapping[int, Any] | None = None,
+) -> onnx.ModelProto:
+    """Any module of one tensor by the current exporter; `shape` has the axes that are free. Raises what torch does."""
     with _quiet():
         program = torch.onnx.export(
             module,
-            (_example(wanted),),
+            (example,),
             dynamo=True,
-            dynamic_shapes=(shape,),
-            input_names=[INPUT],
-            output_names=OUTPUTS,
+            dynamic_shapes=None if shape is None else (shape,),
+            input_names=inputs,
+            output_names=outputs,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
