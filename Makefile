@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	python docs/demo.py --repository $(REPOSITORY) $(if $(ONCE),--once)
 
 test: lint
-	python -m pytest
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	ruff check .

@@ -1,5 +1,6 @@
 """A real server on a free port for every test file that asks for one, and images to send to it."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,31 @@ from PIL import Image
 
 from fakes import write_colour_bundle
 from live import encode, serve
+from service.engine.limits import cores
 from service.settings import Settings
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 """Real weights and images that may not be published with the project; tests that need them are skipped elsewhere."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A shell that starts the suite in the background ignores Ctrl-C for it, and so would whatever the tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        # Torch reads it when it is imported, which is later. Workers that all take every core are in each other's way.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a worker takes up to 2 GB."""
+    return min(4, cores())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers none is left alone with a long file at the end: these come first."""
+    if hasattr(config, "workerinput"):
+        long = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

@@ -224,6 +224,10 @@ class Called:
     def __init__(self, what: Callable[..., object], *values: object) -> None:
         self.call = what, values
 
+    def __repr__(self) -> str:
+        """Without an address: a test is named by it, in every process the same."""
+        return f"Called({self.call[0].__qualname__})"
+
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self.call
 

@@ -74,7 +74,7 @@ def test_keys_and_shapes_are_torchvisions(name: str) -> None:
     assert {key: list(value.shape) for key, value in build(name).state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("name", AUXILIARY.keys() & TORCHVISION.keys())
+@pytest.mark.parametrize("name", sorted(AUXILIARY.keys() & TORCHVISION.keys()))
 def test_keys_and_shapes_of_auxiliary_heads_are_torchvisions(name: str) -> None:
     with torch.device("meta"):
         state = find(name).build(1000, 3, auxiliary=True).state_dict()

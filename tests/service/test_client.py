@@ -283,26 +283,23 @@ def test_tasks_wait_and_give_up_as_threads_do(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_closing_ends_the_wait_of_another_task() -> None:
-    async def close_while_waiting(url: str, busy: asyncio.Event) -> None:
-        client = AsyncClient(url)
+    pauses = asyncio.Event()
+
+    class Watched(AsyncClient):
+        async def _closed_within(self, seconds: float) -> bool:
+            pauses.set()
+            return await super()._closed_within(seconds)
+
+    async def close_while_waiting(url: str) -> None:
+        client = Watched(url)
         waiting = asyncio.create_task(client.model("cats"))
-        await busy.wait()
-        await asyncio.sleep(0.05)  # the answer is on its way
+        await asyncio.wait_for(pauses.wait(), 10)
         await client.close()
         with pytest.raises(ClientError, match="overloaded"):
             await asyncio.wait_for(waiting, 10)
 
-    async def run() -> None:
-        loop, busy = asyncio.get_running_loop(), asyncio.Event()
-
-        def refuse(_: Asked) -> Reply:
-            loop.call_soon_threadsafe(busy.set)
-            return problem(503, "overloaded", Retry_After="60")
-
-        with serving(refuse) as (url, _):
-            await close_while_waiting(url, busy)
-
-    asyncio.run(run())
+    with serving(script(problem(503, "overloaded", Retry_After="60"))) as (url, _):
+        asyncio.run(close_while_waiting(url))
 
 
 def test_tasks_share_a_bounded_number_of_connections() -> None:

@@ -58,7 +58,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 def test_an_answer_that_does_not_come_in_time_is_504(tmp_path: Path, gate: Gate) -> None:
     write_colour_bundle(tmp_path)
-    with serve(Settings(repository=tmp_path, port=0, timeout=0.2)) as client:
+    with serve(Settings(repository=tmp_path, port=0, timeout=1)) as client:
         gate.open.clear()
         answer = client.post(CLASSIFY, content=RED)
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
@@ -89,7 +89,7 @@ def test_a_request_may_have_a_deadline_of_its_own(tmp_path: Path, gate: Gate) ->
         started = time.monotonic()
         answer = client.post(CLASSIFY, params={"timeout_ms": 200}, content=RED)
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-        assert 0.2 <= time.monotonic() - started < 2
+        assert 0.2 <= time.monotonic() - started < 4
         gate.open.set()
         assert client.post(CLASSIFY, params={"timeout_ms": 5000}, content=RED).status_code == 200
 

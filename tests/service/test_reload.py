@@ -327,21 +327,21 @@ def test_a_version_that_loses_a_file_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("child", "reason"),
+    ("child", "seconds", "reason"),
     [
-        ("import os; os.abort()", "ends the process that opens it (signal 6)"),
-        ("import time; time.sleep(60)", "was not opened within 0.5 s"),
+        ("import os; os.abort()", SECONDS, "ends the process that opens it (signal 6)"),
+        ("import time; time.sleep(60)", 0.5, "was not opened within 0.5 s"),
     ],
     ids=["crash", "hang"],
 )
 def test_a_graph_that_ends_its_process_ends_a_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, seconds: float, reason: str
 ) -> None:
     write_colour_bundle(tmp_path)
     with registry_of(tmp_path) as registry:
         old = registry.get("colours")
         monkeypatch.setattr(loading, "SMOKE", (sys.executable, "-c", child))
-        monkeypatch.setattr(loading, "SMOKE_SECONDS", 0.5)
+        monkeypatch.setattr(loading, "SMOKE_SECONDS", seconds)
         write_colour_bundle(tmp_path, scale=20.0)
         changes = registry.reload().result(SECONDS)
         assert outcomes(changes) == [("colours", 2, "refused")]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -361,6 +362,7 @@ def test_what_ends_it_ends_its_server_and_writes_nothing(told: int, model: Path,
     )
     while not (found := list((tmp_path / "scratch").glob("*/cats/serving.toml"))):
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(told)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "multicrop-service: interrupted; nothing was written\n")

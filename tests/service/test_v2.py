@@ -466,7 +466,7 @@ def test_a_client_that_leaves_while_it_waits_is_not_run(tmp_path: Path, shut: Sh
         first = pool.submit(infer, client, wish())
         assert shut.entered.acquire(timeout=10)
         with pytest.raises(httpx.ReadTimeout):
-            infer(client, wish(), timeout=0.1)
+            infer(client, wish(), timeout=0.5)
         while 'reason="cancelled"} 3.0' not in client.get("/metrics").text.replace('model="colours",', ""):
             pass
         shut.batches.clear()
