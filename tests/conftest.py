@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: a worker takes up to 2 GB."""
+    """What `-n auto` means. Each worker holds torch and whole networks, so many cores are no reason for as many."""
     return min(4, cores())
 
 
