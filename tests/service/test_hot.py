@@ -5,14 +5,15 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Query
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
 from service.api.classify import Options
-from service.api.hot import KEPT, LONGEST, _remembered, read_query
-from service.errors import InvalidParameterError
+from service.api.hot import KEPT, LONGEST, HotRoute, ShortCut, _remembered, read_query
+from service.errors import InvalidParameterError, ModelNotFoundError
 
 QUERIES = [
     "",
@@ -85,3 +86,58 @@ def test_queries_of_strangers_take_no_memory() -> None:
     assert _remembered.cache_info().currsize == KEPT
     read_query(b"views=" + b"x" * LONGEST, Options)
     assert _remembered.cache_info().currsize == KEPT
+
+
+def ask(method: str, path: str) -> httpx.Response | None:
+    """The answer of an application that has one hot route; None where the request went on to the router."""
+    router, passed = APIRouter(route_class=HotRoute), []
+
+    @router.post("/models/{name}")
+    async def classify(
+        name: str, options: Options, request: Request, registry: str, settings: str, request_id: str
+    ) -> Response:
+        if name == "gone":
+            raise ModelNotFoundError("there is no model 'gone'")
+        if name == "broken":
+            raise ZeroDivisionError
+        return Response(f"{name} {options.top_k} {request.scope['route'].path} {registry} {settings} {request_id}")
+
+    async def on(scope: Scope, _: Receive, send: Send) -> None:
+        passed.append(scope)
+        await Response()(scope, _, send)
+
+    app = FastAPI()
+    app.state.registry, app.state.settings = "registry", "settings"
+    short = ShortCut(on, router.routes)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await short({**scope, "app": app, "state": {"request_id": "id"}}, receive, send)
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path)
+
+    answer = asyncio.run(send())
+    return None if passed else answer
+
+
+def test_what_is_asked_of_a_hot_route_does_not_pass_the_router() -> None:
+    answer = ask("POST", "/models/cats?top_k=3")
+    assert answer is not None
+    assert answer.text == "cats 3 /models/{name} registry settings id"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/models/cats"), ("POST", "/models"), ("POST", "/models/a/b")])
+def test_everything_else_goes_on_to_the_router(method: str, path: str) -> None:
+    assert ask(method, path) is None
+
+
+def test_an_error_of_a_hot_route_is_a_problem_and_a_mistake_is_raised() -> None:
+    answer = ask("POST", "/models/gone")
+    assert answer is not None
+    assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+    assert (refused := ask("POST", "/models/cats?top_k=0")) is not None
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_parameter")
+    with pytest.raises(ZeroDivisionError):
+        ask("POST", "/models/broken")
