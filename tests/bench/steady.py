@@ -23,9 +23,9 @@ SLOW = 1.2
 """A probe that takes that many times as long as the fastest so far is slow."""
 PROBES, PAUSE = 20, 0.25
 """At the start, and seconds between them."""
-MOST = 12
+MOST = 4
 """Attempts at a measurement; the last one counts, however slow."""
-PATIENCE = 60.0
+PATIENCE = 10.0
 """Seconds to wait for full speed before an attempt."""
 
 
