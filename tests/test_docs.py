@@ -88,6 +88,15 @@ def test_scripts_exist(path: str) -> None:
     assert (ROOT / path).is_file()
 
 
+def test_every_bench_is_in_the_readme_and_says_what_it_measures() -> None:
+    table = text("README.md").partition("| bench | measures |")[2].partition("\n\n")[0]
+    benches = [path.stem for path in (ROOT / "tests/bench").glob("*.py") if "if __name__" in path.read_text()]
+    named = [
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if "|" in row else "")
+    ]
+    assert sorted(named) == sorted(benches)
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\bmake (\w+)", text("README.md")))))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", text("Makefile"), re.MULTILINE)
