@@ -36,12 +36,14 @@ from export.jobs import (
     QuantizeJob,
     WeightsJob,
 )
-from export.train.job import TrainJob
+from export.train.job import CurvesJob, TrainJob
 
 Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 """Of a bundle, with labelled images."""
 
-Told = BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | QuantizeJob | FrontierJob
+Told = (
+    BatchJob | DescribeJob | FiltersJob | ListJob | FetchJob | CheckJob | Asked | QuantizeJob | FrontierJob | CurvesJob
+)
 """What has an answer of its own."""
 
 
@@ -58,6 +60,7 @@ class Cli(BaseSettings):
 
     freeze: CliSubCommand[FreezeJob]
     train: CliSubCommand[TrainJob]
+    curves: CliSubCommand[CurvesJob]
     batch: CliSubCommand[BatchJob]
     describe: CliSubCommand[DescribeJob]
     filters: CliSubCommand[FiltersJob]
@@ -153,6 +156,10 @@ def _tell(job: Told) -> int:
         from export.quantize import command  # noqa: PLC0415 as above
 
         print(command.tell(job))
+    elif isinstance(job, CurvesJob):
+        from export.train import curves  # noqa: PLC0415 as above
+
+        print(curves.tell(job))
     elif isinstance(job, Asked):
         print(_ask(job))
     else:
