@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from export.__main__ import main
 from export.errors import ExportError
@@ -43,6 +44,11 @@ def write(folder: Path, log: str = "\n".join((HEAD, *LOG, "")), network: str = "
     (folder / "run.json").write_text(json.dumps(told))
     (folder / "metrics.csv").write_text(log)
     return folder
+
+
+def ys(line: Line2D) -> list[float]:
+    found: list[float] = np.asarray(line.get_ydata()).tolist()
+    return found
 
 
 @pytest.fixture
@@ -164,17 +170,18 @@ def test_every_value_of_the_logs_is_drawn(run: Run, tmp_path: Path) -> None:
     panels = learning([run, other], 0.1).axes
     validation = [line for line in panels[3].lines if line.get_gid()]
     assert [line.get_gid() for line in validation] == ["validation_error-0", "validation_error-1"]
-    assert np.array_equal(validation[0].get_xydata(), [(10, 30), (20, 4), (30, 4), (40, 5)])  # type: ignore[arg-type]
-    assert [list(line.get_ydata()) for line in panels[0].lines[:2]] == [[1.5, 0.5, 0.25, 0.125], [1.8, 0.6, 0.3, 0.2]]
+    assert np.asarray(validation[0].get_xdata()).tolist() == [10, 20, 30, 40]
+    assert ys(validation[0]) == [30, 4, 4, 5]
+    assert [ys(line) for line in panels[0].lines[:2]] == [[1.5, 0.5, 0.25, 0.125], [1.8, 0.6, 0.3, 0.2]]
     bound = next(line for line in panels[3].lines if not line.get_gid())
-    assert set(bound.get_ydata()) == {10}
+    assert set(ys(bound)) == {10}
     rate, before, after = steering([run]).axes
-    assert [list(axes.lines[0].get_ydata()) for axes in (rate, before, after)] == [
+    assert [ys(axes.lines[0]) for axes in (rate, before, after)] == [
         [0.1, 0.1, 0.01, 0.01], [4, 3, 1, 1], [2, 2, 1, 1],
     ]  # fmt: skip
     assert before.get_ylim() == after.get_ylim()
     (layers,) = saturation([run]).axes
-    assert {str(line.get_label()): list(line.get_ydata()) for line in layers.lines} == {
+    assert {str(line.get_label()): ys(line) for line in layers.lines} == {
         "relu1": [50, 50, 50, 50],
         "relu2": [25, 75, 100, 100],
     }
