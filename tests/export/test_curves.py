@@ -14,6 +14,8 @@ from export.train import curves
 from export.train.curves_plot import learning, saturation, steering
 from export.train.job import CurvesJob
 from export.train.log import Run, read_run
+from export.train.run import quiet
+from export.train.watch import continued_log
 
 HEAD = (
     "epoch,gradient_norm,gradient_norm_clipped,rate,saturated/relu1,saturated/relu2,step,train_error,"
@@ -89,6 +91,15 @@ def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path: Path, cut
     assert (run.epochs_done, run.whole) == (1, False)
 
 
+def test_a_log_that_was_cut_within_a_line_goes_on(tmp_path: Path) -> None:
+    folder = write(tmp_path / "killed", "\n".join((HEAD, *LOG[:3], "1,3.0,2.0")))
+    with quiet():
+        logger = continued_log(folder, 10)
+    logger.log_metrics({"train_loss": 0.5}, 19)
+    logger.save()
+    assert read_run(folder, "killed").column("train_loss") == ((10, 20), (1.5, 0.5))
+
+
 def test_a_run_without_a_validated_epoch_has_no_best_one(tmp_path: Path) -> None:
     folder = write(tmp_path / "young", "\n".join((HEAD, LOG[0], "")))
     run = read_run(folder, "young")
@@ -148,7 +159,7 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_an_error_in_percent_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["curves", "run", "--page", "page.html", "--error", "2"]) == 2
-    assert capsys.readouterr().err == "multicrop-export: curves.error: Input should be less than 1, not '2'\n"
+    assert capsys.readouterr().err == "multicrop-export: error: Input should be less than 1, not '2'\n"
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
