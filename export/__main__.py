@@ -37,7 +37,7 @@ from export.jobs import (
     WeightsJob,
 )
 from export.restore.job import RestorationJob, RestoreJob
-from export.train.job import TrainJob
+from export.train.job import CurvesJob, TrainJob
 
 Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 """Of a bundle, with labelled images."""
@@ -45,7 +45,7 @@ Asked = EvaluateJob | CalibrateJob | LearnWeightsJob
 Public = ListJob | FetchJob | CheckJob
 """Of public weights."""
 
-Told = BatchJob | DescribeJob | FiltersJob | Public | Asked | QuantizeJob | FrontierJob | RestorationJob
+Told = BatchJob | DescribeJob | FiltersJob | Public | Asked | QuantizeJob | FrontierJob | RestorationJob | CurvesJob
 """What has an answer of its own."""
 
 
@@ -62,6 +62,7 @@ class Cli(BaseSettings):
 
     freeze: CliSubCommand[FreezeJob]
     train: CliSubCommand[TrainJob]
+    curves: CliSubCommand[CurvesJob]
     batch: CliSubCommand[BatchJob]
     describe: CliSubCommand[DescribeJob]
     filters: CliSubCommand[FiltersJob]
@@ -162,6 +163,10 @@ def _tell(job: Told) -> int:
         from export.restore import command as restore  # noqa: PLC0415 as above
 
         print(restore.tell(job))
+    elif isinstance(job, CurvesJob):
+        from export.train import curves  # noqa: PLC0415 as above
+
+        print(curves.tell(job))
     elif isinstance(job, Asked):
         print(_ask(job))
     else:

@@ -224,6 +224,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     row.name: row
     for row in (
         lenet("lenet5", LeNet5, 2e-5, stem="conv1.weight", head="fc3.weight"),  # measured: 2e-6
+        lenet("lenet5_bn", partial(LeNet5, batchnorm=True), 2e-5, stem="conv1.weight", head="fc3.weight"),  # likewise
         lenet("lenet5_1998", LeNet5Of1998, 2e-6, stem="c1.weight", head="rbf.codes"),  # measured: 2e-7, of 86
         lenet(
             "lenet_caffe",

@@ -102,7 +102,7 @@ class _Calibration:
         """Statistics near those of the input."""
         assert norm.running_mean is not None  # noqa: S101 random networks keep statistics
         assert norm.running_var is not None  # noqa: S101 likewise
-        variance, mean = torch.var_mean(inputs[0], (0, 2, 3))
+        variance, mean = torch.var_mean(inputs[0], (0, *range(2, inputs[0].ndim)))
         noise = self._noise(2, len(mean), like=mean)
         norm.running_mean.copy_(mean + 0.1 * noise[0] * variance.sqrt())
         norm.running_var.copy_(variance * (0.2 * noise[1]).exp() + 1e-4)

@@ -15,11 +15,12 @@ from export.architectures import Architecture, find
 from export.models.resnet_cifar import CifarResNet
 from export.train.data import TrainingData
 from export.train.job import TrainJob
+from export.train.log import METRICS
 from export.train.recipe import Part, Recipe
 from export.train.recipes import RECIPES
 from export.train.run import fit, quiet
 from export.train.start import Start, begin
-from export.train.watch import METRICS, BestEpoch
+from export.train.watch import BestEpoch
 
 RESNET8 = replace(find("resnet20"), name="resnet8", build=partial(CifarResNet, 1))
 

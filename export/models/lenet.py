@@ -1,7 +1,8 @@
-"""LeNet-5 three times: as it was in 1998, as it is usually coded again, and as Caffe's example.
+"""LeNet-5 four times: as it was in 1998, as it is usually coded again, with BatchNorm, and as Caffe's example.
 
 name           parameters (10 classes)
 lenet5              61,706   6-16-120-84-10 with dense maps
+lenet5_bn           61,932   the same with BatchNorm; folded it is lenet5 again
 lenet5_1998         60,000   and 840 fixed values of the output codes
 lenet_caffe        431,080   20-50-500-10
 """
@@ -19,22 +20,26 @@ class LeNet5(nn.Module):
     PyTorch's own tutorial, whose checkpoints are the common ones.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 1) -> None:
+    def __init__(self, classes: int = 10, channels: int = 1, *, batchnorm: bool = False) -> None:
+        """`batchnorm`: before each activation (Ioffe and Szegedy, 2015), where a bias would have no effect."""
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 6, 5)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
+        bias = not batchnorm
+        self.conv1 = nn.Conv2d(channels, 6, 5, bias=bias)
+        self.conv2 = nn.Conv2d(6, 16, 5, bias=bias)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120, bias=bias)
+        self.fc2 = nn.Linear(120, 84, bias=bias)
         self.fc3 = nn.Linear(84, classes)
         self.tanh1, self.tanh2, self.tanh3, self.tanh4 = (nn.Tanh() for _ in range(4))
+        self.bn1, self.bn2 = (nn.BatchNorm2d(maps) if batchnorm else nn.Identity() for maps in (6, 16))
+        self.bn3, self.bn4 = (nn.BatchNorm1d(units) if batchnorm else nn.Identity() for units in (120, 84))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # N x 1 x 32 x 32
-        x = self.tanh1(self.conv1(x))  # N x 6 x 28 x 28
+        x = self.tanh1(self.bn1(self.conv1(x)))  # N x 6 x 28 x 28
         x = avg_pool2d(x, 2)  # N x 6 x 14 x 14
-        x = self.tanh2(self.conv2(x))  # N x 16 x 10 x 10
+        x = self.tanh2(self.bn2(self.conv2(x)))  # N x 16 x 10 x 10
         x = avg_pool2d(x, 2)  # N x 16 x 5 x 5
-        x = self.tanh3(self.fc1(x.flatten(1)))  # N x 120
-        x = self.tanh4(self.fc2(x))  # N x 84
+        x = self.tanh3(self.bn3(self.fc1(x.flatten(1))))  # N x 120
+        x = self.tanh4(self.bn4(self.fc2(x)))  # N x 84
         logits: torch.Tensor = self.fc3(x)  # N x classes
         return logits
 

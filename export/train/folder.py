@@ -8,11 +8,12 @@ import torch
 from pydantic import JsonValue
 
 from export.errors import TrainingError
+from export.train.log import RUN, flat
 from export.train.recipe import Recipe
 from export.train.recipe_file import to_toml
 from export.train.watch import LAST
 
-RECIPE, RUN = "recipe.toml", "run.json"
+RECIPE = "recipe.toml"
 
 
 def prepare(folder: Path, recipe: Recipe, facts: Mapping[str, JsonValue], *, resume: bool) -> Path | None:
@@ -57,14 +58,7 @@ def steps_done(checkpoint: Path) -> int:
 
 
 def _require_same(folder: Path, before: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> None:
-    others = [key for key in _flat(now) if _flat(before).get(key) != _flat(now)[key]]
+    others = [key for key in flat(now) if flat(before).get(key) != flat(now)[key]]
     if others:
-        changes = ", ".join(f"{key} was {_flat(before).get(key)}, is {_flat(now)[key]}" for key in others)
+        changes = ", ".join(f"{key} was {flat(before).get(key)}, is {flat(now)[key]}" for key in others)
         raise TrainingError(f"the run in {folder} is another one: {changes}; repeat its command with --resume")
-
-
-def _flat(values: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

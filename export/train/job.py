@@ -12,6 +12,17 @@ from export.jobs import Job
 _CLIP = re.compile(r"(value|norm|global):(0*[1-9]\d*(\.\d+)?|0*\.0*[1-9]\d*)", re.ASCII)
 
 
+class CurvesJob(Job):
+    """Draws how trainings went, as one HTML page, and prints their best epochs."""
+
+    runs: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """folders that were given to train --run, finished or not"""
+    page: Path
+    """the HTML file to write; it holds everything that it shows"""
+    error: float | None = Field(default=None, gt=0, lt=1)
+    """a fraction, 0.02 for 2 %: how many steps until the validation error is at most this"""
+
+
 class TrainJob(Job):
     """Trains a network by a recipe and freezes its best epoch."""
 

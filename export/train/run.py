@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from export.errors import ExportError, TrainingError
 from export.train.augment import require_fits
 from export.train.data import Pictures, TrainingData, open_data
 from export.train.folder import prepare, steps_done
+from export.train.interrupt import Interrupt
 from export.train.job import TrainJob
 from export.train.module import Learner
 from export.train.recipe import Centre, Clip, Recipe
@@ -137,12 +138,13 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         job.seed,
         0 if data.train.array(0) is not None else min(MOST_WORKERS, _usable_cores()),
     )
-    best = BestEpoch(job.run)
-    trainer = make_trainer(job, epochs, min(LOG_EVERY, steps), best, checkpoint)
+    best, interrupt = BestEpoch(job.run), Interrupt()
+    trainer = make_trainer(job, epochs, min(LOG_EVERY, steps), [best, Bar(), interrupt], checkpoint)
     if recipe.batch % trainer.world_size:
         raise ExportError(f"a batch of {recipe.batch} cannot be shared by {trainer.world_size} devices; see --batch")
     try:
-        trainer.fit(learner, ckpt_path=checkpoint, weights_only=True)
+        with interrupt.noticed():
+            trainer.fit(learner, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
         raise TrainingError(f"{error}; {_way_out(job, best)}") from error
     except LabelledError as error:
@@ -156,12 +158,13 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
     return best
 
 
-def make_trainer(job: TrainJob, epochs: int, log_every: int, best: BestEpoch, checkpoint: Path | None) -> pl.Trainer:
+def make_trainer(
+    job: TrainJob, epochs: int, log_every: int, callbacks: Sequence[pl.Callback], checkpoint: Path | None
+) -> pl.Trainer:
     """Lightning's trainer for a job."""
-    callbacks: list[pl.Callback] = [best, Bar()]
     loggers: list[Any] = []
     if job.run is not None:
-        callbacks.append(LastEpoch(job.run))
+        callbacks = [*callbacks, LastEpoch(job.run)]
         loggers = [continued_log(job.run, 0 if checkpoint is None else steps_done(checkpoint))]
         loggers.append(TensorBoardLogger(job.run, name="", version=""))
     try:
@@ -171,7 +174,7 @@ def make_trainer(job: TrainJob, epochs: int, log_every: int, best: BestEpoch, ch
             devices=job.devices or ("auto" if job.device != "cpu" else 1),
             num_nodes=job.nodes,
             precision=job.precision,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
             logger=loggers,
             log_every_n_steps=log_every,
             reload_dataloaders_every_n_epochs=1,  # the loader of an epoch knows which one it is

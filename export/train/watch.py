@@ -1,7 +1,6 @@
 """What is kept and shown of a training while it runs."""
 
 import copy
-import csv
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +11,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from tqdm import tqdm
 
+from export.train.log import METRICS, read_rows
 from export.train.module import Learner
 
-METRICS, BEST, LAST = "metrics.csv", "best.pth", "last.ckpt"
+BEST, LAST = "best.pth", "last.ckpt"
 
 
 class BestEpoch(pl.Callback):
@@ -106,11 +106,7 @@ def continued_log(folder: Path, step: int) -> CSVLogger:
         folder: of the run.
         step: the steps that were done at the checkpoint from which the training goes on; 0 for a new run.
     """
-    path = folder / METRICS
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    rows = [row for row in read_rows(folder / METRICS) if int(row["step"]) < step]
     logger = CSVLogger(folder, name="", version="")
     if rows and is_first():
         logger.experiment.metrics.extend(rows)

@@ -117,7 +117,7 @@ def test_caffes_pixels_are_divided_by_256() -> None:
     assert (pixels.scale, pixels.mean, pixels.std, find("lenet_caffe").size) == (1 / 256, (0.0,), (1.0,), 28)
 
 
-@pytest.mark.parametrize("name", ["lenet5_1998", "lenet_caffe"])
+@pytest.mark.parametrize("name", ["lenet5_bn", "lenet5_1998", "lenet_caffe"])
 def test_random_logits_of_two_photographs_differ_by_about_one(name: str) -> None:
     row = find(name)
     network = Normalize(random_network(row, 0), row.preprocessing).eval()
@@ -125,7 +125,7 @@ def test_random_logits_of_two_photographs_differ_by_about_one(name: str) -> None
     assert 0.3 < np.sqrt(np.mean((china - flower) ** 2)) < 3
 
 
-@pytest.mark.parametrize("name", ["lenet5_1998", "lenet_caffe"])
+@pytest.mark.parametrize("name", ["lenet5_bn", "lenet5_1998", "lenet_caffe"])
 def test_the_graph_answers_as_torch(name: str) -> None:
     frozen = freeze(name, "random:0")
     assert worst(frozen) < find(name).tolerance
