@@ -5,13 +5,15 @@ folders -> Run -> Curves -> pictures -> HTML
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bundle.beside import write_atomically
+from export.architectures import ARCHITECTURES
 from export.errors import ExportError
 from export.train.curves_plot import learning, saturation, steering, titles
 from export.train.job import CurvesJob
@@ -19,8 +21,8 @@ from export.train.log import Run, read_run
 from pages.html import render_page
 from pages.svg import inline, to_svg
 
-SAID_ELSEWHERE = ("recipe.source", "network", "data")
-"""What the table shows anyway, or what only says in words where a recipe is from."""
+LEFT_OUT = ("recipe.source", "network", "data", "start.sha256")
+"""Of what was asked for otherwise: what the table shows anyway, or nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,31 @@ def tell(job: CurvesJob) -> str:
     Raises:
         ExportError: a folder holds no run; the page cannot be written.
     """
-    runs = [read_run(folder, name) for folder, name in zip(job.runs, names(job.runs), strict=True)]
+    runs = [in_order(read_run(folder, name)) for folder, name in zip(job.runs, names(job.runs), strict=True)]
     found = rows(runs, job.error)
     try:
         write_atomically(job.page, to_html(runs, found, job.error).encode())
     except OSError as error:
         raise ExportError(f"{job.page} cannot be written: {error.strerror}; choose another --page") from error
     return f"{table(found, job.error)}\n{job.page}"
+
+
+def in_order(run: Run) -> Run:
+    """The same run with its layers as they stand in the network; the log has them by the alphabet."""
+    row = ARCHITECTURES.get(run.asked.network)
+    if row is None:
+        return run
+    with torch.device("meta"):
+        network = row.build(row.classes, row.channels)
+    places = {name: place for place, (name, _) in enumerate(network.named_modules())}
+
+    def place(layer: str) -> tuple[int, int]:
+        if layer in places:
+            return places[layer], 1
+        name, _, call = layer.rpartition(".")  # a layer that is used several times
+        return places.get(name, len(places)), int(call) if call.isdigit() else 0
+
+    return replace(run, layers=tuple(sorted(run.layers, key=place)))
 
 
 def names(folders: Sequence[Path]) -> list[str]:
@@ -77,7 +97,7 @@ def rows(runs: Sequence[Run], error: float | None) -> list[Row]:
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """What was asked for of each run otherwise than of another."""
-    keys = {key: None for run in runs for key in run.facts if key not in SAID_ELSEWHERE}
+    keys = {key: None for run in runs for key in run.facts if key not in LEFT_OUT}
     apart = [key for key in keys if any(run.facts.get(key) != runs[0].facts.get(key) for run in runs)]
     return [
         ", ".join(
@@ -92,7 +112,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
 def to_html(runs: Sequence[Run], found: Sequence[Row], error: float | None) -> str:
     """One file without anything from elsewhere."""
     figures = [learning(runs, error), steering(runs)]
-    if any(run.saturated for run in runs):
+    if any(run.layers for run in runs):
         figures.append(saturation(runs))
     said = titles(runs)
     return render_page(

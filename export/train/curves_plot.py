@@ -23,19 +23,19 @@ DEPTH = LinearSegmentedColormap.from_list("depth", ["#0b8288", ACCENT, "#8a4fc9"
 
 WIDE = 20
 """How many times its smallest value the largest of an axis is from which on it is logarithmic."""
-DEEP = 1e-4
+DEEP = 1e-3
 """Of the largest value, where a logarithmic axis ends."""
 NAMED = 9
 """Layers up to which the legend has all."""
 FEW = 30
 """Values up to which each is a point."""
-ACROSS = 3
-"""Panels beside each other."""
+ACROSS = 2
+"""Panels of layers beside each other."""
 
 
 def learning(runs: Sequence[Run], error: float | None) -> Figure:
     """Loss and error against steps: above of the training, below of the validation part; `error` is a bound."""
-    figure, (loss, wrong, validation_loss, validation_wrong) = _figure(2, 2, 7.4, sharex=True, sharey="col")
+    figure, (loss, wrong, validation_loss, validation_wrong) = _figure(2, 2, 7.4, sharex=True)
     with mpl.rc_context(STYLE):
         for index, run in enumerate(runs):
             look = _look(index)
@@ -48,9 +48,11 @@ def learning(runs: Sequence[Run], error: float | None) -> Figure:
                 (validation_wrong, "validation_error", 100),
             ):
                 _line(axes, run.column(name), look, times, f"{name}-{index}")
-        _scale(loss, _values(runs, "train_loss", "train_loss_epoch", "validation_loss"), 1)
-        means, batches = _values(runs, "train_error_epoch", "validation_error"), _values(runs, "train_error")
-        _scale(wrong, [*means, max(batches, default=0)], 100)  # of a batch the smallest error is none
+        for axes, name, times in ((loss, "train_loss", 1), (wrong, "train_error", 100)):
+            highest = max(_values(runs, name), default=0)  # the lowest of single batches means little
+            _scale(axes, [*_values(runs, f"{name}_epoch"), highest], times)
+        _scale(validation_loss, _values(runs, "validation_loss"), 1)
+        _scale(validation_wrong, _values(runs, "validation_error"), 100)
         if error is not None:
             validation_wrong.axhline(100 * error, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1.5)
         _name(loss, "training loss")
@@ -80,15 +82,16 @@ def steering(runs: Sequence[Run]) -> Figure:
 
 def saturation(runs: Sequence[Run]) -> Figure:
     """The fraction of each activation that is saturated against steps: a panel a run, a line a layer."""
-    shown = [run for run in runs if run.saturated]
+    shown = [run for run in runs if run.layers]
     rows = -(-len(shown) // ACROSS)
     figure, panels = _figure(rows, ACROSS, 0.6 + 3.5 * rows, sharex=True, sharey=True)
     with mpl.rc_context(STYLE):
         for axes, run in zip(panels, shown, strict=False):
-            layers = run.saturated
+            layers = run.layers
             for place, layer in enumerate(layers):
-                look = {"color": _shade(place, len(layers)), "linewidth": 1.3, "label": layer}
-                _line(axes, run.column(f"saturated/{layer}"), look, 100)
+                look: dict[str, Any] = {"color": _shade(place, len(layers)), "linewidth": 1.3, "label": layer}
+                steps, values = run.column(f"saturated/{layer}")
+                axes.plot(steps, [100 * value for value in values], marker="o" if len(steps) == 1 else None, **look)
             axes.set_title(run.name, fontsize=9.5, color=INK, loc="left")
             _name(axes, "saturated, %", "steps")
             axes.tick_params(labelbottom=True)  # the panel below may be missing
@@ -178,5 +181,6 @@ def _layers(axes: Axes, layers: int) -> None:
         fontsize=7.5,
         labelcolor=SOFT,
         frameon=False,
-        loc="upper right",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
     )

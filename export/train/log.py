@@ -72,14 +72,11 @@ class Run:
     facts: Mapping[str, JsonValue]
     """Everything that was asked for, flat: recipe.optimizer.momentum and so on."""
     columns: Mapping[str, Series]
+    layers: tuple[str, ...]
+    """The activations that were watched, as the network calls them."""
 
     def column(self, name: str) -> Series:
         return self.columns.get(name, Series((), ()))
-
-    @property
-    def saturated(self) -> list[str]:
-        """The activations that were watched, as the network calls them."""
-        return [name.partition("/")[2] for name in self.columns if name.startswith("saturated/")]
 
     @property
     def epochs_done(self) -> int:
@@ -126,7 +123,8 @@ def read_run(folder: Path, name: str) -> Run:
     columns = _columns(folder / METRICS)
     if not columns:
         raise ExportError(f"{folder} has no row in {METRICS} yet; wait for the run's first epoch")
-    return Run(name, asked, flat(facts), columns)
+    layers = tuple(column.partition("/")[2] for column in columns if column.startswith("saturated/"))
+    return Run(name, asked, flat(facts), columns, layers)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

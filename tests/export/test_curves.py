@@ -216,6 +216,15 @@ def test_the_page_holds_all_that_it_shows_and_nothing_of_a_name_is_code(tmp_path
     assert "Steps to 10 %" in page
 
 
+def test_layers_stand_in_the_order_of_the_network(tmp_path: Path) -> None:
+    layers = ["layer1.0.relu", "layer1.0.relu.2", "layer1.10.relu", "layer1.2.relu", "relu"]
+    log = "\n".join((",".join(["epoch", "step", *(f"saturated/{layer}" for layer in layers)]), "0,9,1,1,1,1,1", ""))
+    run = curves.in_order(read_run(write(tmp_path / "run", log, network="resnet110"), "run"))
+    assert run.layers == ("relu", "layer1.0.relu", "layer1.0.relu.2", "layer1.2.relu", "layer1.10.relu")
+    other = read_run(write(tmp_path / "other", log, network="of another day"), "other")
+    assert curves.in_order(other).layers == tuple(layers)
+
+
 def test_a_deep_network_names_some_of_its_layers(tmp_path: Path) -> None:
     layers = [f"saturated/relu{place}" for place in range(55)]
     log = "\n".join((",".join(["epoch", "step", *layers]), ",".join(["0", "9", *["0.5"] * 55]), ""))
