@@ -2,8 +2,8 @@
 
     python tests/bench/prior.py [--image FILE] [--steps 1500] [--seed 0] [--json FILE] [--png FILE]
 
-Half of the pixels left out at random; a square hole; four times as large, all at 128 x 128. Of inpainted pictures the
-known pixels are kept, as they are where neighbours fill in, and PSNR is over all pixels. All nets are fitted for
+Half of the pixels left out at random; four times as large; both of 128 x 128 pixels. Of inpainted pictures the known
+pixels are kept, as they are where neighbours fill in, and PSNR is over all pixels. All nets are fitted for
 `--steps` steps, fewer than the paper's 3,001 and 11,000. Seconds are CPU time of all threads. Prints a table, writes
 JSON and the pictures side by side.
 """
@@ -38,7 +38,7 @@ from export.restore.recipes import INPAINT, NETS, SUPERRESOLVE, Recipe
 from export.restore.restoration import Restoration
 from pages.look import CARD, STYLE
 
-SIDE, HOLE, FACTOR = 128, 40, 4
+SIDE, MISSING, FACTOR, COLUMNS = 128, 0.5, 4, 5
 ENCODERS = {
     f"encoder-decoder, depth {d}": replace(NETS["encoder-decoder"], build=partial(encoder_decoder, d))
     for d in (2, 4, 6)
@@ -74,16 +74,6 @@ def photograph(path: Path | None) -> torch.Tensor:
     box = (left, top, left + min(image.size), top + min(image.size))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box))
     return torch.from_numpy(small.copy()).permute(2, 0, 1)[None] / 255
-
-
-def masks(height: int, width: int, seed: int) -> dict[str, torch.Tensor]:
-    hole = torch.ones(1, 1, height, width)
-    top, left = (height - HOLE) // 2, (width - HOLE) // 2
-    hole[:, :, top : top + HOLE, left : left + HOLE] = 0
-    return {
-        "half of the pixels missing": random_mask(height, width, 0.5, torch.Generator().manual_seed(seed)),
-        f"a hole of {HOLE} x {HOLE}": hole,
-    }
 
 
 def filled(picture: torch.Tensor, known: torch.Tensor, method: str) -> torch.Tensor:
@@ -133,23 +123,22 @@ def superresolve(truth: torch.Tensor, task: str, steps: int, seed: int) -> Itera
     restoration = Restoration(Observation(small, shrink, *truth.shape[2:]), truth)
     for filtering in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
         yield plain(truth, enlarged(small, filtering), task, filtering.name.lower())
-    for way, recipe in (ENCODERS | {"skip": replace(NETS["skip"], **SUPERRESOLVE[FACTOR])}).items():
-        yield fitted(restoration, replace(recipe, iterations=steps), task, way, seed)
+    recipe = replace(NETS["skip"], **(SUPERRESOLVE[FACTOR] | {"iterations": steps}))
+    yield fitted(restoration, recipe, task, "skip", seed)
 
 
-def draw(rows: dict[str, list[Shown]]) -> Figure:
-    """One row of pictures for each task, every pixel a square."""
-    columns = max(map(len, rows.values()))
+def draw(shown: list[Shown]) -> Figure:
+    """All pictures, every pixel a square."""
+    rows = -(-len(shown) // COLUMNS)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.9 * columns, 2.3 * len(rows)), facecolor=CARD, layout="constrained")
+        figure = Figure(figsize=(2.1 * COLUMNS, 2.5 * rows), facecolor=CARD, layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(len(rows), columns, squeeze=False)
-        for line, shown in zip(panels, rows.values(), strict=True):
-            for axes in line:
-                axes.set_axis_off()
-            for axes, each in zip(line, shown, strict=False):
-                axes.imshow(each.picture[0].permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1)
-                axes.set_title(each.title, fontsize=8)
+        panels = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
+        for axes in panels:
+            axes.set_axis_off()
+        for axes, each in zip(panels, shown, strict=False):
+            axes.imshow(each.picture[0].permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1)
+            axes.set_title(each.title, fontsize=9)
     return figure
 
 
@@ -163,21 +152,22 @@ def main() -> None:
     options = parser.parse_args()
     truth = photograph(options.image)
     found: list[Row] = []
-    pictures: dict[str, list[Shown]] = {}
-    tasks = {
-        task: (Masked(known)(truth) + 1 - known, inpaint(truth, known, task, options.steps, options.seed))
-        for task, known in masks(truth.shape[2], truth.shape[3], options.seed).items()
-    }
+    pictures = [Shown("truth", truth)]
+    random = torch.Generator().manual_seed(options.seed)
+    known = random_mask(truth.shape[2], truth.shape[3], MISSING, random)
     small = enlarged(Downsampled(FACTOR)(truth).clamp(0, 1), Image.Resampling.NEAREST)
-    task = f"{FACTOR} times as large"
-    tasks[task] = small, superresolve(truth, task, options.steps, options.seed)
+    half, larger = "half of the pixels", f"a {FACTOR}th of the size"
+    tasks = {
+        half: (torch.where(known > 0, truth, 1.0), inpaint(truth, known, half, options.steps, options.seed)),
+        larger: (small, superresolve(truth, larger, options.steps, options.seed)),
+    }
     for task, (seen, ways) in tasks.items():
-        pictures[task] = [Shown("truth", truth), Shown(task, seen)]
+        pictures.append(Shown(f"seen: {task}", seen))
         for row, shown in ways:
             own = "" if row.own is None else f"{row.own:.2f}"
             print(f"| {row.task} | {row.way} | {row.psnr:.2f} | {own} | {row.steps} | {row.seconds:.0f} |", flush=True)
             found.append(row)
-            pictures[task].append(replace(shown, title=f"{shown.title}\n{row.psnr:.2f} dB"))
+            pictures.append(replace(shown, title=f"{shown.title}\n{row.psnr:.2f} dB"))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
     draw(pictures).savefig(options.png, dpi=110, metadata={"Software": None})

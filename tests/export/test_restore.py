@@ -1,6 +1,7 @@
 """The deep image prior: degradations by hand, the fit, and that the frozen generator is the fitted one."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy.interpolate import NearestNDInterpolator
 from torch import nn
 
 from bundle.views import Size
+from export.models.deep_image_prior import encoder_decoder
 from export.restore.degradation import Downsampled, Masked, add_noise, lanczos2, psnr, random_mask
 from export.restore.fit import Average, Fit, Observation
 from export.restore.freeze import draw, freeze, record_statistics, to_onnx
@@ -103,8 +105,8 @@ def test_half_of_the_pixels_are_filled_in_better_than_by_their_neighbours() -> N
     picture = photograph(64, 64)
     known = random_mask(64, 64, 0.5, torch.Generator().manual_seed(0))
     masked = Masked(known)
-    fit = Fit(Observation(masked(picture), masked, 64, 64), replace(NETS["small"], iterations=250), 0, 0.95)
-    *_, step = fit
+    recipe = replace(NETS["encoder-decoder"], build=partial(encoder_decoder, 3), iterations=200)
+    *_, step = Fit(Observation(masked(picture), masked, 64, 64), recipe, 0, 0.95)
     places = np.argwhere(known[0, 0].numpy() > 0)
     values = picture[0].permute(1, 2, 0).numpy()
     nearest = NearestNDInterpolator(places, values[*places.T])(*np.indices((64, 64)))
