@@ -24,7 +24,7 @@ DEPTH = LinearSegmentedColormap.from_list("depth", ["#0b8288", ACCENT, "#8a4fc9"
 WIDE = 20
 """How many times its smallest value the largest of an axis is from which on it is logarithmic."""
 DEEP = 1e-3
-"""Of the largest value, where a logarithmic axis ends."""
+"""Of the highest rate, where its axis ends: a cycle's last step has almost none."""
 NAMED = 9
 """Layers up to which the legend has all."""
 FEW = 30
@@ -74,8 +74,10 @@ def steering(runs: Sequence[Run]) -> Figure:
             for index, run in enumerate(runs):
                 _line(axes, run.column(name), {**_look(index), "linewidth": 1.3}, 1, f"{name}-{index}")
             _name(axes, title, "steps")
-            norms = ("gradient_norm", "gradient_norm_clipped")
-            _scale(axes, _values(runs, *(norms if name in norms else (name,))), 1)
+        rates = _values(runs, "rate")
+        _scale(axes_of[0], [rate for rate in rates if rate > DEEP * max(rates)], 1)
+        for axes in axes_of[1:]:
+            _scale(axes, _values(runs, "gradient_norm", "gradient_norm_clipped"), 1)
         _legend(figure, runs)
     return figure
 
@@ -143,7 +145,7 @@ def _values(runs: Iterable[Run], *names: str) -> list[float]:
 def _scale(axes: Axes, values: Sequence[float], times: float) -> None:
     """An axis from 0, or a logarithmic one where the values are far apart."""
     above = [times * value for value in values if value > 0] or [1.0]
-    high, low = max(above), max(min(above), DEEP * max(above))
+    low, high = min(above), max(above)
     if high / low > WIDE:
         logarithmic(axes, "y", low / 1.3, high * 1.3)
     else:
