@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from export.train import run, watch
+from export.verify import one_thread
 from tiny import RESNET8, recipe, run_tiny
 
 
@@ -25,4 +26,5 @@ class Killer(watch.Bar):
 
 if __name__ == "__main__":
     setattr(run, "Bar", Killer)  # noqa: B010 a name that it imports
-    run_tiny(RESNET8, recipe(epochs=4), run=Path(sys.argv[1]))
+    with one_thread():  # as the test that compares the weights
+        run_tiny(RESNET8, recipe(epochs=4), run=Path(sys.argv[1]))

@@ -21,6 +21,7 @@ from export.train.job import TrainJob
 from export.train.recipe import Augmentation, Clip, Constant, Steps
 from export.train.recipes import RECIPES
 from export.train.watch import BEST, LAST
+from export.verify import one_thread
 from tiny import RESNET8, recipe, rows, run_tiny, small, write_folders
 
 RESNET, LENET = find("resnet20"), find("lenet5")
@@ -133,6 +134,7 @@ def kill(run: Path, epoch: int) -> None:
     assert ended.returncode == -9, ended.stderr.decode()
 
 
+@one_thread()  # other tests may have changed how many there are
 def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     wanted = recipe(epochs=4)
     run_tiny(RESNET8, wanted, run=tmp_path / "whole")
