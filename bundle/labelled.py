@@ -177,6 +177,11 @@ class Labelled(Sequence[Example]):
         return Labelled(name, self._images, self._all_labels, self.places[chosen])
 
 
+def is_part(text: str) -> bool:
+    """Whether it is START:STOP, as `Labelled.part` takes it."""
+    return _PART.fullmatch(text) is not None
+
+
 def open_labelled(path: Path, classes: Sequence[str], part: str | None = None) -> Labelled:
     """Labelled images for a model with these labels; images are not looked into.
 

@@ -2,10 +2,9 @@
 
 import contextlib
 import io
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import onnx
@@ -17,6 +16,7 @@ from torch.onnx.utils import register_custom_op_symbolic
 
 from bundle.manifest import Input
 from export.models import normalization  # noqa: F401 it registers multicrop::lrn
+from export.quiet import quiet
 
 OPSET = 18
 """The first exporter's own; asked for another, it would convert."""
@@ -101,18 +101,7 @@ def _script_lrn(graph: Any, x: Any, size: int, alpha: float, beta: float, k: flo
     return graph.op("LRN", x, size_i=size, alpha_f=alpha, beta_f=beta, bias_f=k)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Keeps the exporters' talk about themselves from the user: it is not about the network."""
     # "torchvision is not installed", and a line for every shape that is guessed
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return quiet("torch.onnx", "torch.fx.experimental.symbolic_shapes", warned=((".*LeafSpec.*", FutureWarning),))

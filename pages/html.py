@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 def render_page(package: str, template: str, filters: Mapping[str, Any], **values: Any) -> str:
     """A template of that package's folder `templates` with its filters and values; all text is escaped.
 
-    What templates include may also lie in pages/templates: the house's style.
+    What templates extend and include may also lie in pages/templates: the house's frame and its style.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("pages")]),

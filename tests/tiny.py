@@ -18,7 +18,7 @@ from export.train.job import TrainJob
 from export.train.log import METRICS
 from export.train.recipe import Part, Recipe
 from export.train.recipes import RECIPES
-from export.train.run import fit, quiet
+from export.train.run import fit, hushed
 from export.train.start import Start, begin
 from export.train.watch import BestEpoch
 
@@ -70,7 +70,7 @@ def run_tiny(
 ) -> tuple[Start, BestEpoch]:
     """A training as the command does it, on the stripes."""
     data = data or stripes(channels=row.channels)
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), hushed():
         torch.manual_seed(0)
         start = begin(row, wanted, len(data.labels), weights)
         return start, fit(start, wanted, data, job(row.name).model_copy(update=options))

@@ -1,6 +1,5 @@
 """The images of a training: which are trained on, which choose the epoch, and how each becomes a row of pixels."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from bundle.errors import ImageError, LabelledError
-from bundle.labelled import Labelled, class_names, open_training
+from bundle.labelled import Labelled, class_names, is_part, open_training
 from bundle.manifest import Input
 from bundle.preprocess import ImageLimits, Opened, Pixels
 from bundle.published import find_training
@@ -30,8 +29,6 @@ HELD_OUT = 10
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 """Folders of these names beside each other, as ImageNet is often laid out."""
-
-_PART = re.compile(r"-?\d*:-?\d*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def open_data(
     if validation is None and beside is None:
         train, held_out = _hold_out(usable)
         how: dict[str, JsonValue] = {"by": f"one in {HELD_OUT} of each class", "seed": SPLIT_SEED}
-    elif validation is not None and _PART.fullmatch(validation):
+    elif validation is not None and is_part(validation):
         held_out = everything.part(validation)
         train, how = _without(everything, usable, held_out), {"by": f"part {validation}"}
     else:

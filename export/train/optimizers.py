@@ -10,7 +10,25 @@ from torch.optim import Optimizer
 from export.train.recipe import AdamW, Recipe, RmsProp
 
 
-class CaffeSgd(Optimizer):
+class _WeightByWeight(Optimizer):
+    """Moves each weight by its own gradient, which has the decay of the weight in it."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = _evaluate(closure)
+        for group in self.param_groups:
+            decay = group["weight_decay"]
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    gradient = weight.grad.add(weight, alpha=decay) if decay else weight.grad
+                    self._move(weight, gradient, group, self.state[weight])
+        return loss
+
+    def _move(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class CaffeSgd(_WeightByWeight):
     """v = momentum * v + rate * (g + decay * w); w -= v (Krizhevsky et al., 2012, section 5; Caffe).
 
     torch's SGD keeps the rate out of v. The two differ when the rate changes: here what is under way keeps its rate.
@@ -21,19 +39,13 @@ class CaffeSgd(Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _evaluate(closure)
-        for group in self.param_groups:
-            for weight, gradient in _decayed(group):
-                state = self.state[weight]
-                velocity = state.setdefault("velocity", torch.zeros_like(weight))
-                velocity.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
-                weight.sub_(velocity)
-        return loss
+    def _move(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        velocity = state.setdefault("velocity", torch.zeros_like(weight))
+        velocity.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
+        weight.sub_(velocity)
 
 
-class TensorFlowRmsProp(Optimizer):
+class TensorFlowRmsProp(_WeightByWeight):
     """TensorFlow's RMSProp.
 
     s = decay * s + (1 - decay) * g ** 2, beginning at 1; v = momentum * v + rate * g / sqrt(s + epsilon); w -= v.
@@ -54,19 +66,13 @@ class TensorFlowRmsProp(Optimizer):
         defaults = {"lr": lr, "decay": decay, "momentum": momentum, "epsilon": epsilon, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _evaluate(closure)
-        for group in self.param_groups:
-            for weight, gradient in _decayed(group):
-                state = self.state[weight]
-                square = state.setdefault("square", torch.ones_like(weight))
-                velocity = state.setdefault("velocity", torch.zeros_like(weight))
-                square.mul_(group["decay"]).addcmul_(gradient, gradient, value=1 - group["decay"])
-                scaled = gradient / (square + group["epsilon"]).sqrt()
-                velocity.mul_(group["momentum"]).add_(scaled, alpha=group["lr"])
-                weight.sub_(velocity)
-        return loss
+    def _move(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        square = state.setdefault("square", torch.ones_like(weight))
+        velocity = state.setdefault("velocity", torch.zeros_like(weight))
+        square.mul_(group["decay"]).addcmul_(gradient, gradient, value=1 - group["decay"])
+        scaled = gradient / (square + group["epsilon"]).sqrt()
+        velocity.mul_(group["momentum"]).add_(scaled, alpha=group["lr"])
+        weight.sub_(velocity)
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -86,11 +92,3 @@ def _evaluate(closure: Callable[[], Any] | None) -> Any:
         return None
     with torch.enable_grad():
         return closure()
-
-
-def _decayed(group: dict[str, Any]) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """The weights that have a gradient, with it and the decay of the weights in it."""
-    for weight in group["params"]:
-        if weight.grad is not None:
-            decay = group["weight_decay"]
-            yield weight, weight.grad.add(weight, alpha=decay) if decay else weight.grad

@@ -2,9 +2,8 @@
 
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from bundle.labelled import Labelled
 from bundle.manifest import Source
 from export.architectures import Architecture
 from export.errors import ExportError, TrainingError
+from export.quiet import quiet
 from export.train.augment import require_fits
 from export.train.data import Pictures, TrainingData, open_data
 from export.train.folder import prepare, steps_done
@@ -61,7 +61,7 @@ def train(job: TrainJob, architecture: Architecture, labels: tuple[str, ...] | N
     """
     data = open_data(job.data, labels, job.part, job.validation)
     name, recipe = choose_recipe(job, architecture, data)
-    with torch.random.fork_rng(devices=[]), quiet():
+    with torch.random.fork_rng(devices=[]), hushed():
         torch.manual_seed(job.seed)
         start = begin(architecture, recipe, len(data.labels), job.weights)
         best = fit(start, recipe, data, job)
@@ -215,20 +215,15 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def hushed() -> AbstractContextManager[None]:
     """Keeps Lightning's advice from the user where it does not apply."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-            warnings.filterwarnings("ignore", message=".*directory .* exists and is not empty.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    advice = (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*directory .* exists and is not empty.*",
+    )
+    return quiet(
+        "lightning.pytorch",
+        "lightning.fabric",
+        warned=((".*LeafSpec.*", FutureWarning), *((message, Warning) for message in advice)),
+    )

@@ -14,7 +14,7 @@ from export.train import curves
 from export.train.curves_plot import learning, saturation, steering
 from export.train.job import CurvesJob
 from export.train.log import Run, read_run
-from export.train.run import quiet
+from export.train.run import hushed
 from export.train.watch import continued_log
 
 HEAD = (
@@ -93,7 +93,7 @@ def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path: Path, cut
 
 def test_a_log_that_was_cut_within_a_line_goes_on(tmp_path: Path) -> None:
     folder = write(tmp_path / "killed", "\n".join((HEAD, *LOG[:3], "1,3.0,2.0")))
-    with quiet():
+    with hushed():
         logger = continued_log(folder, 10)
     logger.log_metrics({"train_loss": 0.5}, 19)
     logger.save()
