@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 CLASSIFY = "/v1/models/colours:classify"
-JSON = {"Content-Type": "application/json"}
+JSON = {"Content-Type": "application/json", "X-Request-Id": "mine"}
+"""A request that has no id gets 32 random digits of 0 to f, among which `aaaa` may be."""
 Plain = Callable[..., bytes]
 
 
