@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("multicrop"),
         summary="Image classification with multi-crop test-time augmentation",
         lifespan=lifespan,
+        redirect_slashes=False,  # to the client's own Host, and to http behind a proxy that speaks https
     )
     app.state.settings = settings
     app.state.metrics = metrics

@@ -131,6 +131,7 @@ class Edge(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # it may follow in the bytes that ended the one before
         self._begin()
         if self._receipt is None:
             self._await(self._header_timeout)
@@ -170,10 +171,17 @@ class Edge(HttpToolsProtocol):
         self._received()
         self._unframed = 0  # what follows in the same bytes is counted from the next ones
         super().on_message_complete()
+        if self.cycle.response_complete:  # before its body was there, whose bytes ended the wait for a next request
+            self._silent = True
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        cycle.transport = Answer(cycle.transport)  # type: ignore[assignment] # it does what a cycle asks for
+        if cycle.scope["method"] != "HEAD":  # its head has no body to wait for
+            cycle.transport = Answer(cycle.transport)  # type: ignore[assignment] # it does what a cycle asks for
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ class Server(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=int(settings.drain_timeout),
+            timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
         )
         super().__init__(config)
         self._app = app

@@ -13,8 +13,8 @@ SLACK = 3.0
 
 
 def slow_header(served: Served) -> Answer:
+    started = time.monotonic()
     with served.connect() as connection:
-        started = time.monotonic()
         connection.settimeout(0.1)
         for byte in LIVE:
             try:
@@ -26,14 +26,14 @@ def slow_header(served: Served) -> Answer:
 
 
 def silent(served: Served) -> Answer:
+    started = time.monotonic()
     with served.connect() as connection:
-        started = time.monotonic()
         return in_time(received(connection), started, HEADER_SECONDS)
 
 
 def slow_body(served: Served) -> Answer:
+    started = time.monotonic()
     with served.connect() as connection:
-        started = time.monotonic()
         connection.sendall(POST + b"Content-Length: 1000\r\n\r\n")
         connection.settimeout(0.1)
         while True:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 from PIL import Image
@@ -32,6 +32,14 @@ def serve(settings: Settings) -> Iterator[httpx.Client]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Until it is true; fails when it has not become so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.005)
 
 
 def encode(image: Image.Image, kind: str = "PNG") -> bytes:

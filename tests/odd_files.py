@@ -48,6 +48,11 @@ def bomb(kind: bytes, start: bytes) -> bytes:
     return chunk(kind, start + zlib.compress(bytes(50 << 20)))
 
 
+def profiles(count: int) -> bytes:
+    """A kilobyte each that is a megabyte."""
+    return png(8, 8, *[chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20)))] * count)
+
+
 def segment(marker: int, content: bytes) -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
 
@@ -89,6 +94,10 @@ def ycck() -> bytes:
 
 def exif(content: bytes) -> bytes:
     return with_segments(good("JPEG"), [segment(0xE1, b"Exif\0\0" + content)])
+
+
+def many_exif(count: int) -> bytes:
+    return with_segments(good("JPEG"), [segment(0xE1, b"Exif\0\0" + bytes(200))] * count)
 
 
 def entries(*found: bytes, next_: int = 0) -> bytes:

@@ -49,8 +49,9 @@ def serving(answer: Callable[[Asked], Reply]) -> Iterator[tuple[str, list[Asked]
             url = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             port, key = self.client_address[1], self.headers.get("Authorization")
-            asked.append(Asked(self.command, url.path, dict(parse_qsl(url.query)), body, port, key))
-            reply = answer(asked[-1])
+            found = Asked(self.command, url.path, dict(parse_qsl(url.query)), body, port, key)
+            asked.append(found)
+            reply = answer(found)
             if reply.hang_up:
                 self.close_connection = True
                 return

@@ -148,7 +148,7 @@ def test_an_open_loop_gives_up_in_the_end() -> None:
     """A server that has taken the last request and says nothing."""
     count = len(arrivals(100.0, 0.05, seed=0))
     with scripted(*[answer(200)] * (count - 1), HOLD) as (_, port):
-        load = open_loop(port, [POST], rate=100.0, seconds=0.05, patience=0.1, seed=0)
+        load = open_loop(port, [POST], rate=100.0, seconds=0.05, patience=2.0, seed=0)
     assert load.statuses() == {LOST: 1, 200: count - 1}
 
 
@@ -169,7 +169,7 @@ def test_a_server_that_closes_an_idle_connection_loses_no_request() -> None:
 
 def test_a_closed_loop_keeps_its_connections_and_replaces_those_that_are_closed() -> None:
     with scripted(answer(200), CUT, answer(200, "connection: close")) as (server, port):
-        load = closed_loop(port, [POST], connections=1, warm=0.0, seconds=0.2)
+        load = closed_loop(port, [POST], connections=1, warm=0.0, seconds=2.0)
     assert server.connections == 3
     assert load.statuses()[LOST] == 1
     assert load.statuses()[200] == len(load.good) > 2

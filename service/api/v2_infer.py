@@ -142,7 +142,8 @@ def _parse(named: Named, body: Body, bounds: Bounds) -> Asking:
         raise InvalidTensorError(f"{named.name} takes one image a request, shape [1]; the shape is another")
     else:
         value = bytes(whole) if body.json == 0 else v2_codec.strings(tensor, payload)[0]
-    timeout = request.parameters.timeout / 1e6 or named.found.usual_timeout or bounds.timeout
+    asked = min(request.parameters.timeout, bounds.timeout * 1e6) / 1e6  # an integer may be larger than any float
+    timeout = asked or named.found.usual_timeout or bounds.timeout
     priority = _priority(request.parameters)
     return Asking(request, _wanted(named, request), value, min(timeout, bounds.timeout), priority)
 

@@ -30,7 +30,7 @@ IMAGES = 5
 LOOKED_AT = 16
 """Images that are asked for by themselves before anything is measured."""
 ANSWERS, LONGEST = 120, 60.0
-"""A measurement goes on for about so many answers, so that there is a p99, but at most for so many seconds."""
+"""A measurement goes on for about so many answers, so that there is a p99, but for that at most so many seconds."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Trials:
                 self._found[candidate] = self._search(target)
             found = self._found[candidate]
             clients = found.concurrency or 1
-            seconds = min(max(self.seconds, ANSWERS / max(found.throughput, 0.1)), LONGEST)
+            seconds = max(self.seconds, min(ANSWERS / max(found.throughput, 0.1), LONGEST))
             figures = self._drive(target, Load(WARMUP, seconds, concurrency=clients))
         return Round(figures.goodput, figures.percentile(99), holds(figures, None), clients)
 

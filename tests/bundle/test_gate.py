@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 
 from bundle.errors import BadImageError
-from bundle.gate import FEW, MAX_FILL, MAX_SCANS, MAX_SEGMENTS, MIDDLING, SHORT, check_structure, has_short_header
+from bundle.gate import (
+    FEW,
+    MAX_APPLICATION_SEGMENTS,
+    MAX_FILL,
+    MAX_SCANS,
+    MAX_SEGMENTS,
+    MIDDLING,
+    SHORT,
+    check_structure,
+    has_short_header,
+)
 from samples import encode, photographs
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
@@ -49,6 +59,15 @@ def with_chunks(count: int) -> bytes:
     return PNG + b"\x00\x00\x00\x00tEXt\x00\x00\x00\x00" * count
 
 
+def with_exif(count: int) -> bytes:
+    whole = jpeg()
+    return whole[:2] + b"\xff\xe1\x00\x08Exif\x00\x00" * count + whole[2:]
+
+
+def with_profiles(count: int) -> bytes:
+    return PNG + b"\x00\x00\x00\x00iCCP\x00\x00\x00\x00" * count
+
+
 @pytest.mark.parametrize(
     ("make", "allowed"),
     [
@@ -57,6 +76,8 @@ def with_chunks(count: int) -> bytes:
         (with_fill, MAX_FILL),
         (with_junk, MAX_FILL),
         (with_chunks, MAX_SEGMENTS - 1),
+        (with_exif, MAX_APPLICATION_SEGMENTS),
+        (with_profiles, 1),
     ],
 )
 def test_the_bound_is_passed_and_one_more_is_not(make: Callable[[int], bytes], allowed: int) -> None:
@@ -105,5 +126,6 @@ def test_a_header_is_short_where_it_can_only_be() -> None:
     assert has_short_header(photograph)
     assert has_short_header(with_chunks(100))
     assert not has_short_header(with_chunks(1000))
+    assert not has_short_header(with_profiles(1))  # which may be a megabyte when it is unpacked
     assert not has_short_header(with_segments(FEW))
     assert not has_short_header(encode(photographs()[0], "JPEG", quality=95))

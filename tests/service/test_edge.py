@@ -21,6 +21,8 @@ from uvicorn.server import ServerState
 from fakes import write_colour_bundle
 from live import encode, serve
 from service.edge import MAX_CHUNKS, MAX_HEADER_BYTES, MAX_HEADERS, edge
+from service.engine.cpu import CpuBackend
+from service.engine.entry import Pixels, Scores
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -85,16 +87,16 @@ def refused(client: httpx.Client, code: str) -> float:
 
 def test_a_silent_connection_is_closed_at_the_deadline(server: httpx.Client) -> None:
     before = refused(server, "request_timeout")
+    started = time.monotonic()
     with connection(server) as found:
-        started = time.monotonic()
         assert rest(found) == b""
         assert HEADER_SECONDS - 0.05 < time.monotonic() - started < HEADER_SECONDS + SLACK
     assert refused(server, "request_timeout") == before + 1
 
 
 def test_a_header_that_trickles_in_is_408_at_the_deadline(server: httpx.Client) -> None:
+    started = time.monotonic()
     with connection(server) as found:
-        started = time.monotonic()
         found.settimeout(0.02)
         answer = b""
         for byte in LIVE * 100:
@@ -175,21 +177,75 @@ def posted(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [line for line in found if line["route"] != "/livez"]
 
 
-def test_a_slow_answer_is_no_slow_request(tmp_path: Path) -> None:
+def test_a_slow_answer_is_no_slow_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadlines are for what the client sends: views may take longer, and a second request waits its turn."""
-    write_colour_bundle(tmp_path, "slow", size=8, resize=1200, macs=1)
-    image = encode(Image.linear_gradient("L").resize((5000, 4900)).convert("RGB"))  # of a JPEG an eighth is decoded
-    limits = Settings(repository=tmp_path, port=0, header_timeout=0.1, body_timeout=0.1)
-    with serve(limits) as client, connection(client) as found:
-        request = b"POST /v1/models/slow:classify HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(image)
-        started = time.monotonic()
-        found.sendall(request + image + LIVE)
-        answers = b""
-        while answers.count(b"HTTP/1.1 200") < 2:
-            part = found.recv(1 << 16)
-            assert part, answers
-            answers += part
-        assert time.monotonic() - started > 0.1
+    write_colour_bundle(tmp_path)
+    run = CpuBackend.run
+
+    def dawdle(backend: CpuBackend, images: Pixels, *, alone: bool = False) -> Scores:
+        time.sleep(1.5)
+        return run(backend, images, alone=alone)
+
+    with serve(Settings(repository=tmp_path, port=0, header_timeout=1, body_timeout=1)) as client:
+        monkeypatch.setattr(CpuBackend, "run", dawdle)
+        with connection(client) as found:
+            started = time.monotonic()
+            found.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(RED) + RED + LIVE)
+            answers(found, 2)
+            assert time.monotonic() - started > 1.5
+
+
+@pytest.mark.parametrize("gap", [True, False], ids=["then the next", "with the next"])
+def test_a_head_has_its_answer_at_once(server: httpx.Client, gap: bool) -> None:
+    """Not when the connection ends, and not that of the next request."""
+    head = b"HEAD /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+    with connection(server) as found:
+        found.sendall(head if gap else head + LIVE)
+        answer = found.recv(1 << 16)
+        if gap:
+            assert answer.endswith(b"\r\n\r\n")
+            found.sendall(LIVE)
+        answers(found, 2, answer)
+
+
+def test_a_connection_that_was_answered_before_its_body_came_is_closed_when_nothing_follows() -> None:
+    """The wait for a next request begins when the body is there, and again in vain behind a next one."""
+
+    async def answer_early() -> None:
+        answered, closed = asyncio.Event(), asyncio.Event()
+        transport = Mock(spec=asyncio.Transport)
+        transport.write.side_effect = lambda _: answered.set()
+        transport.is_closing.side_effect = closed.is_set
+        transport.get_extra_info.return_value = None
+        transport.close.side_effect = closed.set
+        config = uvicorn.Config(forbidden, log_config=None)
+        config.load()
+        config.timeout_keep_alive = 0.2  # type: ignore[assignment] # seconds of a timer
+        protocol = edge(Settings(), Metrics())(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(transport)
+        for _ in range(2):
+            answered.clear()
+            protocol.data_received(POST + b"Content-Length: 4\r\n\r\n")
+            await asyncio.wait_for(answered.wait(), 10)
+            protocol.data_received(b"body")
+        await asyncio.wait_for(closed.wait(), 10)
+        protocol.connection_lost(None)
+
+    asyncio.run(answer_early())
+
+
+async def forbidden(_scope: Any, _receive: Any, send: Any) -> None:
+    """An application that asks for no body."""
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+def answers(found: socket.socket, count: int, begun: bytes = b"") -> None:
+    """Waits until so many good ones have come."""
+    while begun.count(b"HTTP/1.1 200") < count:
+        part = found.recv(1 << 16)
+        assert part, begun
+        begun += part
 
 
 @pytest.mark.parametrize(
@@ -273,11 +329,7 @@ def test_pipelined_requests_are_all_answered(server: httpx.Client) -> None:
     count = 2 * MAX_HEADER_BYTES // len(LIVE)
     with connection(server) as found:
         found.sendall(LIVE * count)
-        answers = b""
-        while answers.count(b"HTTP/1.1 200") < count:
-            part = found.recv(1 << 16)
-            assert part
-            answers += part
+        answers(found, count)
 
 
 def test_a_bad_request_behind_a_good_one_does_not_take_its_answer(server: httpx.Client) -> None:
@@ -309,18 +361,10 @@ def test_a_client_that_offers_another_protocol_is_answered_in_this_one(
         assert found.recv(1 << 16).startswith(b"HTTP/1.1 200")
         found.sendall(POST + offer + b"Transfer-Encoding: chunked\r\n\r\n")
         found.sendall(b"%x\r\n" % len(RED) + RED + b"\r\n0\r\n\r\n" + LIVE)
-        answers = b""
-        while answers.count(b"HTTP/1.1 200") < 2:
-            part = found.recv(1 << 16)
-            assert part, answers
-            answers += part
+        answers(found, 2)
     with connection(server) as found:  # far more of them than calls may be nested
         found.sendall((LIVE[:-2] + offer + b"\r\n") * 2000)
-        answers = b""
-        while answers.count(b"HTTP/1.1 200") < 2000:
-            part = found.recv(1 << 16)
-            assert part
-            answers += part
+        answers(found, 2000)
     assert not caplog.records
 
 

@@ -10,7 +10,6 @@ import re
 import socket
 import struct
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import pytest
 from PIL import Image
 
 from fakes import FakeBackend, write_colour_bundle
-from live import encode, serve
+from live import encode, serve, wait_for
 from service import look, model
 from service.engine.batcher import Batcher
 from service.engine.entry import Entry, Pixels, Scores
@@ -184,13 +183,6 @@ def cancelled(client: httpx.Client) -> float:
     return metric(client, "multicrop_dropped_views_total", 'reason="cancelled"')
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.005)
-
-
 def ask(client: httpx.Client, number: int, path: str = "/v1/models/colours:classify") -> httpx.Response:
     return client.post(path, content=encode(Image.new("RGB", (8, 8), (number, 255, 0))))
 
@@ -207,7 +199,7 @@ def leave_all(client: httpx.Client, case: Case) -> list[socket.socket]:
     """Everybody who will leave, one after the other, and the views that wait then."""
     before = waiting(client)
     connections = [send(client, case, number) for number in range(FIRST, FIRST + CLIENTS)]
-    until(lambda: waiting(client) == before + CLIENTS * case.views)
+    wait_for(lambda: waiting(client) == before + CLIENTS * case.views)
     return connections
 
 
@@ -218,20 +210,20 @@ def test_views_of_clients_that_left_are_never_run(client: httpx.Client, gate: Ga
         first = pool.submit(ask, client, 1)
         gate.wait()
         staying = [pool.submit(ask, client, 2)]
-        until(lambda: waiting(client) == 1)
+        wait_for(lambda: waiting(client) == 1)
         kept, uploaded = len(held), metric(client, "multicrop_bytes_in_flight")
         connections = leave_all(client, case)
         assert len(held) > kept
         staying.append(pool.submit(ask, client, 3))
-        until(lambda: waiting(client) == 2 + CLIENTS * case.views)
+        wait_for(lambda: waiting(client) == 2 + CLIENTS * case.views)
         for place, connection in enumerate(connections):
             leave(connection, rudely=place % 2 == 1)
-        until(lambda: waiting(client) == 2)
+        wait_for(lambda: waiting(client) == 2)
         assert cancelled(client) == CLIENTS * case.views
         assert metric(client, "multicrop_http_requests_total", 'status="499"') == CLIENTS
         gc.collect()
         assert len(held) <= 3 * (kept // 2), "of the three who stay, though the device still stands"
-        until(lambda: metric(client, "multicrop_bytes_in_flight") <= 2 * uploaded)
+        wait_for(lambda: metric(client, "multicrop_bytes_in_flight") <= 2 * uploaded)
         gate.steps.release(1000)
         for number, answer in enumerate((first, *staying), 1):
             check_green(answer.result(), number)
@@ -252,11 +244,11 @@ def test_an_ensemble_that_nobody_waits_for_runs_no_member(tmp_path: Path, gate: 
         busy = [pool.submit(ask, client, 1, f"/v1/models/{name}:classify") for name in ("one", "two")]
         for _ in busy:
             assert gate.entered.acquire(timeout=SOON)
-        until(lambda: metric(client, "multicrop_queue_views") == 0)
+        wait_for(lambda: metric(client, "multicrop_queue_views") == 0)
         connections = leave_all(client, case)
         for place, connection in enumerate(connections):
             leave(connection, rudely=place % 2 == 1)
-        until(lambda: waiting(client) == 0)
+        wait_for(lambda: waiting(client) == 0)
         dropped = "multicrop_dropped_views_total"
         assert metric(client, dropped, 'model="one"', 'reason="cancelled"') == CLIENTS
         assert metric(client, dropped, 'model="two"', 'reason="cancelled"') == CLIENTS * TEN_CROPS
@@ -275,12 +267,12 @@ def test_who_leaves_between_waves_has_no_next_one(client: httpx.Client, gate: Ga
     with ThreadPoolExecutor(1) as pool, contextlib.closing(send(client, case, FIRST)) as connection:
         gate.wait()
         other = pool.submit(ask, client, 1)
-        until(lambda: waiting(client) == 1)
+        wait_for(lambda: waiting(client) == 1)
         gate.steps.release()  # its first wave; then the other's view is on the device
         gate.wait()
-        until(lambda: waiting(client) == 1)
+        wait_for(lambda: waiting(client) == 1)
         leave(connection, rudely=False)
-        until(lambda: cancelled(client) == 1)
+        wait_for(lambda: cancelled(client) == 1)
         gate.steps.release(1000)
         check_green(other.result(), 1)
         check_green(ask(client, 2), 2)
@@ -296,9 +288,9 @@ def test_who_leaves_while_the_device_runs_costs_that_run_alone(client: httpx.Cli
     gate.shut()
     connection = send(client, CASES["several"], FIRST)
     gate.wait()
-    until(lambda: 0 < waiting(client) < 3 * TEN_CROPS)
+    wait_for(lambda: 0 < waiting(client) < 3 * TEN_CROPS)
     leave(connection, rudely=True)
-    until(lambda: waiting(client) == 0)
+    wait_for(lambda: waiting(client) == 0)
     gate.steps.release(1000)
     check_green(ask(client, 1), 1)
     assert set(gate.seen) == {FIRST, 1}

@@ -1,12 +1,14 @@
 """`multicrop-service loadtest`: against a real server, and what it refuses before any load is sent."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,12 +78,13 @@ def test_a_real_server_fills_the_table_the_json_and_the_page(
 
 
 def test_clients_wait_and_refusals_are_counted_by_code(photos: str, capsys: pytest.CaptureFixture[str]) -> None:
+    posts = itertools.count()
+
     def reply(asked: Asked) -> Reply:
-        posts = sum(one.method == "POST" for one in asked_so_far)
-        refuses = asked.method == "POST" and posts % 2 == 0
+        refuses = asked.method == "POST" and next(posts) % 2
         return problem(503, "queue_full", Retry_After="60") if refuses else answer(asked)
 
-    with serving(reply) as (url, asked_so_far):
+    with serving(reply) as (url, _):
         assert main(command(url, photos, "--concurrency", "3")) == 0
     row, causes = capsys.readouterr().out.splitlines()[1:3]
     _, sent, answered, refused, errors = map(int, row.split()[:5])
@@ -93,8 +96,8 @@ def test_clients_wait_and_refusals_are_counted_by_code(photos: str, capsys: pyte
 
 def test_a_sweep_says_the_capacity(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(answer) as (url, _):
-        options = ("--sweep", "--concurrency", "1", "--deadline", "10000", "--json", str(tmp_path / "a.json"))
-        assert main([*command(url, photos, *options), "--duration", "0.2"]) == 0
+        options = ("--sweep", "--concurrency", "4", "--deadline", "10000", "--json", str(tmp_path / "a.json"))
+        assert main([*command(url, photos, *options), "--duration", "0.5"]) == 0
     report = Report.model_validate_json((tmp_path / "a.json").read_text())
     assert len(report.steps) > 1
     assert report.knee in report.steps
@@ -172,6 +175,7 @@ def test_ctrl_c_tells_what_there_is(photos: str) -> None:
         )
         while len(asked) < 40:  # it sends 5 to warm up
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")

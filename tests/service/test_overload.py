@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fakes import write_colour_bundle
-from live import encode, serve
+from live import encode, serve, wait_for
 from service import model
 from service.engine.cpu import CpuBackend
 from service.engine.entry import Pixels, Scores
@@ -73,8 +73,7 @@ def test_a_full_queue_is_503_and_says_when_to_come_back(tmp_path: Path, gate: Ga
         first = pool.submit(client.post, CLASSIFY, content=RED)
         assert gate.entered.acquire(timeout=10)
         waiting = [pool.submit(client.post, CLASSIFY, content=RED) for _ in range(2)]
-        while 'multicrop_queue_views{model="colours"} 2.0' not in client.get("/metrics").text:
-            pass
+        wait_for(lambda: 'multicrop_queue_views{model="colours"} 2.0' in client.get("/metrics").text)
         refused = client.post(CLASSIFY, content=RED)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert int(refused.headers["Retry-After"]) >= 1
@@ -115,16 +114,14 @@ def test_a_higher_priority_is_answered_first(tmp_path: Path, gate: Gate) -> None
         for waiting, (colour, priority) in enumerate((("red", -1), ("lime", 0), ("blue", 1)), 1):
             image = encode(Image.new("RGB", (8, 8), colour))
             sent.append(pool.submit(client.post, CLASSIFY, params={"priority": priority}, content=image))
-            wait_for(client, f'multicrop_queue_views{{model="colours"}} {waiting}.0')
+            wait_for_line(client, f'multicrop_queue_views{{model="colours"}} {waiting}.0')
         gate.open.set()
         assert [answer.result().status_code for answer in sent] == [200] * 4
     assert gate.seen == [[255, 0, 0], [0, 0, 255], [0, 255, 0], [255, 0, 0]]
 
 
-def wait_for(client: httpx.Client, line: str) -> None:
-    end = time.monotonic() + 10
-    while line not in client.get("/metrics").text:
-        assert time.monotonic() < end, line
+def wait_for_line(client: httpx.Client, line: str) -> None:
+    wait_for(lambda: line in client.get("/metrics").text)
 
 
 def begin(client: httpx.Client, body: bytes, *headers: str) -> socket.socket:
@@ -138,13 +135,13 @@ def test_bodies_that_are_announced_leave_no_room_until_they_are_gone(tmp_path: P
     write_colour_bundle(tmp_path)
     with serve(Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)) as client:
         with begin(client, b"begins", f"Content-Length: {1001 - len(RED)}"):
-            wait_for(client, f"multicrop_bytes_in_flight {1001 - len(RED)}.0")
+            wait_for_line(client, f"multicrop_bytes_in_flight {1001 - len(RED)}.0")
             refused = client.post(CLASSIFY, content=RED)
             assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
             assert int(refused.headers["Retry-After"]) >= 1
             assert refused.json()["request_id"] == refused.headers["X-Request-Id"]
             assert client.get("/livez").status_code == 200
-        wait_for(client, "multicrop_bytes_in_flight 0.0")
+        wait_for_line(client, "multicrop_bytes_in_flight 0.0")
         assert client.post(CLASSIFY, content=RED).status_code == 200
 
 
@@ -152,7 +149,7 @@ def test_a_refused_body_is_not_waited_for(tmp_path: Path) -> None:
     write_colour_bundle(tmp_path)
     limits = Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)
     with serve(limits) as client, begin(client, b"", "Content-Length: 900"):
-        wait_for(client, "multicrop_bytes_in_flight 900.0")
+        wait_for_line(client, "multicrop_bytes_in_flight 900.0")
         with begin(client, b"", "Content-Length: 900") as second:
             assert second.recv(1 << 16).startswith(b"HTTP/1.1 503")
 
@@ -161,10 +158,10 @@ def test_bodies_that_announce_nothing_are_counted_as_they_arrive(tmp_path: Path)
     write_colour_bundle(tmp_path)
     with serve(Settings(repository=tmp_path, port=0, max_bytes_in_flight=1000)) as client:
         with begin(client, b"258\r\n" + bytes(0x258) + b"\r\n", "Transfer-Encoding: chunked") as first:
-            wait_for(client, "multicrop_bytes_in_flight 600.0")
+            wait_for_line(client, "multicrop_bytes_in_flight 600.0")
             first.sendall(b"258\r\n" + bytes(0x258) + b"\r\n")
             assert first.recv(1 << 16).startswith(b"HTTP/1.1 503")
-        wait_for(client, "multicrop_bytes_in_flight 0.0")
+        wait_for_line(client, "multicrop_bytes_in_flight 0.0")
 
 
 def test_a_body_larger_than_all_together_is_its_routes_to_refuse(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bundle.errors import BundleError
 from bundle.preprocess import ImageLimits
 from bundle.serving import read_serving
 from fakes import write_colour_bundle
-from live import encode
+from live import encode, wait_for
 from service import loading
 from service.engine.entry import Entry
 from service.errors import ModelNotFoundError, ModelNotReadyError, ShuttingDownError
@@ -58,13 +58,6 @@ def outcomes(changes: list[Change]) -> list[tuple[str, int | None, str]]:
 
 def lanes() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("lane-")]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def break_model(folder: Path) -> None:

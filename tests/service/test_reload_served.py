@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fakes import write_colour_bundle
-from live import encode, serve
+from live import encode, serve, wait_for
 from service import classify as classify_module
 from service.settings import Settings
 
@@ -169,10 +168,7 @@ def test_no_request_fails_or_mixes_because_of_a_swap(admin: httpx.Client, models
         expected = probability(SCALES[answer["version"]])
         assert answer["predictions"][0]["probability"] == pytest.approx(expected, abs=1e-6)
     assert seen == {1, 2}
-    end = time.monotonic() + 10
-    while lanes() > before:
-        assert time.monotonic() < end, "the engines of the old ones have not ended"
-        time.sleep(0.01)
+    wait_for(lambda: lanes() <= before)  # the engines of the old ones end
 
 
 def test_a_request_whose_body_is_on_its_way_is_answered_by_what_it_looked_up(

@@ -20,7 +20,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from fakes import FakeBackend, write_colour_bundle
-from live import encode, serve
+from live import encode, serve, wait_for
 from service import model
 from service.engine.entry import Pixels, Scores
 from service.settings import Settings
@@ -405,9 +405,8 @@ def shut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shut]:
     backend.open.set()
 
 
-def wait_for(client: httpx.Client, views: int) -> None:
-    while f'multicrop_queue_views{{model="colours"}} {views}.0' not in client.get("/metrics").text:
-        pass
+def wait_for_views(client: httpx.Client, views: int) -> None:
+    wait_for(lambda: f'multicrop_queue_views{{model="colours"}} {views}.0' in client.get("/metrics").text)
 
 
 def test_a_full_queue_is_503_and_an_expired_deadline_504(tmp_path: Path, shut: Shut) -> None:
@@ -426,7 +425,7 @@ def test_a_full_queue_is_503_and_an_expired_deadline_504(tmp_path: Path, shut: S
             remote.infer("colours", one, timeout=50_000)
         assert late.value.status() == "504"
         waiting = [pool.submit(infer, client, request) for _ in range(2)]
-        wait_for(client, 2)
+        wait_for_views(client, 2)
         with pytest.raises(InferenceServerException) as full:
             remote.infer("colours", one)
         assert full.value.status() == "503"
@@ -452,7 +451,7 @@ def test_the_first_priority_runs_first(tmp_path: Path, shut: Shut) -> None:
         asked = []
         for waiting, priority in enumerate((3, 2, 1), 1):
             asked.append(pool.submit(ask, client, priority))
-            wait_for(client, waiting)
+            wait_for_views(client, waiting)
         shut.open.set()
         for answer in (first, *asked):
             answer.result()
@@ -467,8 +466,7 @@ def test_a_client_that_leaves_while_it_waits_is_not_run(tmp_path: Path, shut: Sh
         assert shut.entered.acquire(timeout=10)
         with pytest.raises(httpx.ReadTimeout):
             infer(client, wish(), timeout=0.5)
-        while 'reason="cancelled"} 3.0' not in client.get("/metrics").text.replace('model="colours",', ""):
-            pass
+        wait_for(lambda: 'reason="cancelled"} 3.0' in client.get("/metrics").text.replace('model="colours",', ""))
         shut.batches.clear()
         shut.open.set()
         assert first.result().status_code == 200

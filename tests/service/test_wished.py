@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import tritonclient.http as triton
 from PIL import Image
 
 from fakes import FakeBackend, write_colour_bundle
-from live import encode, serve
+from live import encode, serve, wait_for
 from service import model
 from service.engine import places
 from service.engine.backend import Place
@@ -151,9 +150,8 @@ def test_the_operators_deadline_is_that_of_requests_that_name_none(tmp_path: Pat
 
 
 def wait_for_queue(client: httpx.Client, name: str, views: int) -> None:
-    end = time.monotonic() + SECONDS
-    while f'multicrop_queue_views{{model="{name}"}} {float(views)}' not in client.get("/metrics").text:
-        assert time.monotonic() < end, "they did not come to wait"
+    line = f'multicrop_queue_views{{model="{name}"}} {float(views)}'
+    wait_for(lambda: line in client.get("/metrics").text)
 
 
 def _tensor(mark: int, **parameters: int) -> dict[str, Any]:
