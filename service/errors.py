@@ -105,6 +105,9 @@ class BackendError(ServiceError):
 class ModelOutputError(ServiceError):
     """A network answered with values that are no numbers."""
 
+    def __init__(self) -> None:
+        super().__init__("the network answered with values that are no numbers; the bundle is at fault")
+
 
 class InferenceRequestError(ServiceError):
     """A request of the Open Inference Protocol that is not as the protocol wants it."""

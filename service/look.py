@@ -19,6 +19,7 @@ from bundle.views import Size, View
 from service.answer import Probabilities, Seconds
 from service.engine.batcher import Batcher
 from service.engine.entry import Entry, Scores
+from service.errors import ModelOutputError
 from service.work import Work, cost_of
 
 Result = TypeVar("Result")
@@ -89,6 +90,7 @@ async def look(batcher: Batcher, manifest: Manifest, image: Opened, work: Work, 
     Raises:
         BadImageError: it is damaged.
         QueueFullError, DeadlineExceededError, ShuttingDownError, BackendError: about the engine.
+        ModelOutputError: the network answered with values that are no numbers.
     """
     drawing = Drawing(image, work.views, manifest.input)
     logits = np.empty((len(work.views), manifest.classes), np.float32)
@@ -101,6 +103,8 @@ async def look(batcher: Batcher, manifest: Manifest, image: Opened, work: Work, 
             logits[places] = rows
         began, start = time.monotonic(), stop
         mean = await _mean(logits[:stop], weights[:stop], work.choice.average)
+        if not np.isfinite(mean).all():
+            raise ModelOutputError
         ran = Seconds.beside([Seconds(e.fill_seconds, e.queue_seconds, e.compute_seconds) for _, e in entries])
         seconds = seconds + ran + Seconds(merge=time.monotonic() - began)
         if work.choice.rule.enough(wave, mean, math.fsum(weights[:stop]) / math.fsum(weights)):

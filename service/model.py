@@ -19,6 +19,7 @@ from service.answer import Answered, Views, details
 from service.engine.backend import Backend, Engine, Place, Provider
 from service.engine.batcher import Batcher
 from service.engine.entry import Shape
+from service.engine.limits import cores
 from service.engine.places import find_places, open_backend
 from service.errors import ProviderError
 from service.look import look
@@ -168,7 +169,15 @@ def load_model(bundle: Bundle, wishes: Wishes, wanted: Engine, metrics: Metrics,
     logger.info("%s version %d on %s, golden error %.2g", bundle.name, bundle.version, running, error)
     first, *others = running.backends
     reports = metrics.of(bundle.name, bundle.version)
-    batcher = Batcher(first, reports, others=others, max_queue_size=wanted.max_queue_size, native=shape, pool=pool)
+    batcher = Batcher(
+        first,
+        reports,
+        others=others,
+        max_queue_size=wanted.max_queue_size,
+        native=shape,
+        pool=pool,
+        drawers=cores(),  # as many threads as the registry's pool has; other models' share them
+    )
     return ServedModel(bundle, running, batcher, wishes)
 
 

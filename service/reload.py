@@ -133,16 +133,16 @@ class Reloader:
             return []
         due = [number for number, stamp in folder.lines.items() if self._is_due(folder, number, stamp, again=again)]
         line = {**before, **{number: Version("LOADING") for number in due if not _serving(before, number)}}
-        for number, stamp in folder.lines.items():
-            if stamp is None:
-                line[number] = Version("UNAVAILABLE", reason=MISSING)
-                if _serving(before, number):
-                    self._tell(folder.name, number, "retired")
+        gone = [number for number, stamp in folder.lines.items() if stamp is None]
+        line |= dict.fromkeys(gone, Version("UNAVAILABLE", reason=MISSING))
         if line != before:
             if folder.left_out:
                 logger.warning("%s has %d versions too many; remove some, or list them", folder.name, folder.left_out)
             # An alias that moves does so when it can: see `_settle`.
             self._index.publish(folder.name, line, folder.serving.aliases | self._index.aliases(folder.name))
+        for number in gone:
+            if _serving(before, number):
+                self._tell(folder.name, number, "retired")
         versions = sorted((number for number in due if number is not None), reverse=True)
         return [(age, folder.name, number) for age, number in enumerate(versions)]
 

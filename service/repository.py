@@ -18,7 +18,7 @@ class Stamp:
     bundle: str
     """sha256 of manifest.json, or of ensemble.toml; empty where it cannot be read."""
     wishes: str = ""
-    """sha256 of what lies beside the version: serving.toml, the plans, its calibrations."""
+    """Two sha256 of what lies beside the version: serving.toml and the plans, and its calibrations."""
     whole: bool = True
     """Every file that the manifest names is there in its size. A copy that is under way is not whole."""
 
@@ -56,19 +56,20 @@ class ModelRepository:
         ensemble = (path / ENSEMBLE).exists()
         if ensemble and not there:
             return Folder(name, lines={None: Stamp(_digest([path / ENSEMBLE]))})
+        # Before it is read: what is renamed to it meanwhile is another one at the next look.
+        beside = _digest([path / SERVING, *sorted((path / plans.FOLDER).glob("*.toml"))])
         serving, refusal = Serving(), ""
         try:
             serving = read_serving(path)
         except BundleError as error:
             refusal = str(error)
-        beside = [path / SERVING, *sorted((path / plans.FOLDER).glob("*.toml"))]
         lines: dict[int | None, Stamp | None] = {
             number: self._stamp(path, number, beside) if number in there else None for number in _wished(serving, there)
         }
         left_out = len(there) - len(lines) if serving.versions == "all" else 0
         return Folder(name, serving, refusal, lines, left_out, ignored=ensemble)
 
-    def _stamp(self, path: Path, number: int, beside: list[Path]) -> Stamp:
+    def _stamp(self, path: Path, number: int, beside: str) -> Stamp:
         folder = path / str(number)
         try:
             content = (folder / store.MANIFEST).read_bytes() if (folder / store.MANIFEST).is_file() else b""
@@ -76,7 +77,7 @@ class ModelRepository:
             content = b""
         bundle = hashlib.sha256(content).hexdigest() if content else ""
         learned = path / calibration.FOLDER / f"{bundle}.json"
-        return Stamp(bundle, _digest([*beside, learned]), _is_whole(folder, content))
+        return Stamp(bundle, beside + _digest([learned]), _is_whole(folder, content))
 
 
 def _wished(serving: Serving, there: list[int]) -> Iterable[int]:

@@ -172,7 +172,13 @@ class Simulation:
         when = self.now
         for entry in entries:
             when += self._fates[entry].fill_seconds
-            self._at(when, lambda entry=entry: self._filled(entry))  # type: ignore[misc]
+            self._at(when, lambda entry=entry: self._drawn(entry))  # type: ignore[misc]
+
+    def _drawn(self, entry: Entry) -> None:
+        """As the pool: what is gone is not drawn."""
+        if not entry.gone:
+            self._queue.drew(self._fates[entry].fill_seconds)
+            self._filled(entry)
 
     def _filled(self, entry: Entry) -> None:
         fate = self._fates[entry]

@@ -195,21 +195,17 @@ def _priority(parameters: InferParameters) -> int | None:
 
 
 async def _run(named: Named, asked: Asking, bounds: Bounds, deadline: float) -> Ran:
-    """Raises ModelOutputError for scores that are no numbers: the protocol's JSON has no NaN."""
+    """Raises ModelOutputError for scores that are no numbers: JSON has no NaN."""
     if named.tensors is not None and not isinstance(asked.value, bytes):
         usual = named.tensors.wishes.serving.priority
         priority = usual if asked.priority is None else asked.priority
         scored = await score(named.tensors, asked.value, deadline, priority, bounds.charge)
-        ran = Ran(scored.logits, False, len(scored.logits), len(scored.logits), scored.seconds)
-    else:
-        assert isinstance(asked.value, bytes)  # noqa: S101 for the type checker; `_parse` has seen to it
-        answered = await named.found.answer(
-            asked.value, Asked(views=named.plan, priority=asked.priority), bounds, deadline
-        )
-        ran = Ran(answered.probabilities, True, 1, _views(answered), answered.seconds)
-    if not np.isfinite(ran.scores).all():
-        raise ModelOutputError(f"{named.name} answered with values that are no numbers; the bundle is at fault")
-    return ran
+        if not np.isfinite(scored.logits).all():
+            raise ModelOutputError
+        return Ran(scored.logits, False, len(scored.logits), len(scored.logits), scored.seconds)
+    assert isinstance(asked.value, bytes)  # noqa: S101 for the type checker; `_parse` has seen to it
+    answered = await named.found.answer(asked.value, Asked(views=named.plan, priority=asked.priority), bounds, deadline)
+    return Ran(answered.probabilities, True, 1, _views(answered), answered.seconds)
 
 
 def _views(answered: Answered) -> int:

@@ -38,6 +38,7 @@ class Batcher:
         native: the shape that the backend has warmed; views of another run cold, and are counted.
         max_queue_size: in views.
         pool: fills entries ahead; needed by a backend that wants it.
+        drawers: how many entries the pool fills at once.
         clock: monotonic seconds.
     """
 
@@ -51,6 +52,7 @@ class Batcher:
         native: Shape | None = None,
         quantum: int | None = None,
         pool: Executor | None = None,
+        drawers: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backends = (backend, *others)
@@ -60,7 +62,11 @@ class Batcher:
         self._clock = clock
         owners = [each for each in self._backends for _ in range(each.lanes)]
         self._queue = BatchQueue(
-            max_batch_size=backend.max_batch_size, max_queue_size=max_queue_size, lanes=len(owners), quantum=quantum
+            max_batch_size=backend.max_batch_size,
+            max_queue_size=max_queue_size,
+            lanes=len(owners),
+            drawers=drawers,
+            quantum=quantum,
         )
         self._busy: dict[int, Backend] = {}
         """The backends of the lanes that fill or run a batch now, by their threads."""
@@ -187,8 +193,7 @@ class Batcher:
             return
         entry.fill_seconds = self._clock() - started
         with self._changed:
-            if self._pool is None:
-                self._queue.drew(entry.fill_seconds)
+            self._queue.drew(entry.fill_seconds)
             if not entry.gone:
                 entry.pixels, entry.fill = pixels, spent
                 self._queue.filled(entry)

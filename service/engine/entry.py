@@ -47,6 +47,8 @@ class Entry:
     state: State = State.WAITING
     beside: tuple["Entry", ...] = ()
     """The others of its request, which whoever fills this one fills too; nothing once it is taken or gone."""
+    ahead: bool = False
+    """Somebody who is no taker fills it, and has not yet."""
     taken: int = 0
     """Views handed out so far, in order."""
     scored: int = 0

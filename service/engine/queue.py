@@ -22,7 +22,7 @@ DRAWINGS = 16
 """The predicted wait looks back at so many drawings; the longest of them is left out: one odd image is no trend."""
 
 SPARE = 0.15
-"""The part of a request's patience that is left to spare, or two runs where that is less: a queue that is filled up to
+"""The part of a request's patience that is left to spare, or two turns where that is less: a queue that is filled up to
 the deadline would answer half of its views after it, and batches are not always full (see docs/benchmarks.md)."""
 
 
@@ -35,20 +35,26 @@ class BatchQueue:
         max_batch_size: most in a batch; a view that is larger than that runs by itself.
         max_queue_size: most that wait; a request larger than that is accepted when nothing waits.
         lanes: how many callers take at once; only the predicted wait depends on it.
+        drawers: how many entries somebody else fills at once; the same.
         quantum: what an entry gives to a batch before the others have their turn; when None an eighth of a batch, and
             at least 4 where a batch holds them (measured in docs/adr/0002-quantum.md).
     """
 
-    def __init__(self, *, max_batch_size: int, max_queue_size: int, lanes: int = 1, quantum: int | None = None) -> None:
+    def __init__(
+        self, *, max_batch_size: int, max_queue_size: int, lanes: int = 1, drawers: int = 1, quantum: int | None = None
+    ) -> None:
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
         self.waiting = 0
         """What is offered and not taken."""
         self._lanes = lanes
+        self._drawers = drawers
         self.quantum = quantum or max(max_batch_size // 8, min(max_batch_size, 4))
         self._times = RunTimes(max_batch_size)
         self._undrawn = 0
         """Entries that a taker has to fill."""
+        self._ahead = 0
+        """Entries that somebody else still has to fill, or fills."""
         self._drawings: deque[float] = deque(maxlen=DRAWINGS)
         self._rings: dict[int, OrderedDict[Entry, None]] = {}
         self._earliest = inf
@@ -78,6 +84,8 @@ class BatchQueue:
             entry.state = State.FILLING if filling else State.WAITING
             entry.beside = () if filling else tuple(other for other in entries if other is not entry)
             self.waiting += entry.charge
+            entry.ahead = filling
+            self._ahead += filling
             self._undrawn += not filling
             self._rings.setdefault(entry.priority, OrderedDict())[entry] = None
         self._earliest = min(self._earliest, deadline)
@@ -85,10 +93,11 @@ class BatchQueue:
     def filled(self, entry: Entry) -> None:
         """Its pixels are there."""
         if entry.state is State.FILLING:
+            self._is_drawn(entry)
             entry.state = State.READY
 
     def drew(self, seconds: float) -> None:
-        """Notes that a taker was kept by filling an entry."""
+        """Notes how long an entry took to fill."""
         self._drawings.append(seconds)
 
     def take(self, least: int = 1) -> Batch | None:
@@ -125,6 +134,7 @@ class BatchQueue:
         if entry.gone:
             return None
         self._undrawn -= entry.state is State.WAITING
+        self._is_drawn(entry)
         entry.state, entry.beside = State.GONE, ()
         dropped = entry.untaken
         if dropped:
@@ -147,17 +157,30 @@ class BatchQueue:
         return complete
 
     def predicted_wait(self) -> float:
-        """Seconds until a view offered now would be taken, from what batches and drawings took; 0 before any run."""
-        drawing = self._undrawn * self._seconds_per_drawing()
-        return (self._times.of(self.waiting) + drawing) / self._lanes
+        """Seconds until a view offered now would be taken, from what batches and drawings took; 0 before any.
+
+        The device runs what was drawn ahead while the next are drawn: the slower of the two is waited for.
+        """
+        drawing = self._seconds_per_drawing()
+        lanes = (self._times.of(self.waiting) + self._undrawn * drawing) / self._lanes
+        return max(lanes, self._ahead * drawing / self._drawers)
 
     def predicted_answer(self) -> float:
-        """Seconds until a view offered now would be answered: what runs now ends, it waits, and runs itself."""
-        return self.predicted_wait() + 2 * self._times.usual if self.waiting else 0.0
+        """Seconds until a view offered now would be answered: what is under way ends, it waits, it is served."""
+        return self.predicted_wait() + 2 * self._turn() if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""
         return self._earliest
+
+    def _turn(self) -> float:
+        """Seconds of a usual entry that nobody is in the way of."""
+        return self._seconds_per_drawing() + self._times.usual
+
+    def _is_drawn(self, entry: Entry) -> None:
+        """Or need not be any more."""
+        self._ahead -= entry.ahead
+        entry.ahead = False
 
     def _seconds_per_drawing(self) -> float:
         """Of an entry, however many views it has: decoding a large photograph takes longer than what follows."""
@@ -168,7 +191,7 @@ class BatchQueue:
         wait = self.predicted_wait()
         if self.waiting and self.waiting + charge > self.max_queue_size:
             raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
-        if self.predicted_answer() + min(2 * self._times.usual, SPARE * patience) > patience:
+        if self.predicted_answer() + min(2 * self._turn(), SPARE * patience) > patience:
             raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
 
     def _share(self, room: int) -> dict[Entry, int]:

@@ -22,10 +22,10 @@ from PIL import Image
 from bundle import store
 from bundle.errors import BundleError
 from bundle.preprocess import ImageLimits
-from bundle.serving import read_serving
+from bundle.serving import Serving, read_serving
 from fakes import write_colour_bundle
 from live import encode, wait_for
-from service import loading
+from service import loading, repository
 from service.engine.entry import Entry
 from service.errors import ModelNotFoundError, ModelNotReadyError, ShuttingDownError
 from service.metrics import Metrics
@@ -42,8 +42,8 @@ SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def registry_of(repository: Path) -> Iterator[ModelRegistry]:
-    registry = ModelRegistry(Settings(repository=repository), Metrics())
+def registry_of(folder: Path, metrics: Metrics | None = None) -> Iterator[ModelRegistry]:
+    registry = ModelRegistry(Settings(repository=folder), metrics or Metrics())
     registry.start()
     try:
         registry.reload().result(SECONDS)
@@ -107,6 +107,18 @@ def test_what_is_new_serves_and_what_is_gone_is_not_found(tmp_path: Path) -> Non
             registry.get("colours", 1)
         with pytest.raises(ModelNotFoundError, match="no model 'other'"):
             registry.get("other")
+
+
+def test_a_listed_version_that_is_gone_is_not_ready(tmp_path: Path) -> None:
+    folder, metrics = write_colour_bundle(tmp_path), Metrics()
+    (tmp_path / "colours" / "serving.toml").write_text("versions = [1]")
+    labels = {"model": "colours", "version": "1"}
+    with registry_of(tmp_path, metrics) as registry:
+        assert metrics.registry.get_sample_value("multicrop_model_ready", labels) == 1
+        shutil.rmtree(folder)
+        assert outcomes(registry.reload().result(SECONDS)) == [("colours", 1, "retired")]
+        assert metrics.registry.get_sample_value("multicrop_model_ready", labels) == 0
+        assert registry.index()["colours"][1].state == "UNAVAILABLE"
 
 
 def test_a_version_that_was_replaced_in_its_place_is_loaded_anew(tmp_path: Path) -> None:
@@ -195,6 +207,27 @@ def test_a_damaged_serving_toml_changes_nothing_but_the_reason(tmp_path: Path) -
         serving.write_text("aliases = {stable = 1}")
         assert outcomes(registry.reload(again=False).result(SECONDS)) == [("colours", 1, "changed")]
         assert registry.index()["colours"][1].reason == ""
+
+
+def test_a_serving_toml_that_comes_while_another_one_is_read_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_colour_bundle(tmp_path)
+    serving = tmp_path / "colours" / "serving.toml"
+
+    def read(folder: Path) -> Serving:
+        found = read_serving(folder)
+        serving.write_text('views = "flips"')
+        return found
+
+    with registry_of(tmp_path) as registry:
+        serving.write_text('views = "center"')
+        monkeypatch.setattr(repository, "read_serving", read)
+        registry.reload().result(SECONDS)
+        monkeypatch.undo()
+        assert served(registry, "colours").wishes.serving.views == "center"
+        assert outcomes(registry.reload(again=False).result(SECONDS)) == [("colours", 1, "changed")]
+        assert served(registry, "colours").wishes.serving.views == "flips"
 
 
 def test_what_lies_beside_a_version_changes_without_a_new_session(tmp_path: Path) -> None:

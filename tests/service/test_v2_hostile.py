@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from fakes import FakeBackend, write_colour_bundle
-from live import serve
+from live import encode, serve
 from service import model
 from service.api.v2_codec import MAX_JSON_BYTES
 from service.engine.entry import Pixels, Scores
@@ -228,6 +229,10 @@ def test_t17_a_network_that_answers_no_numbers(tmp_path: Path, monkeypatch: pyte
     write_colour_bundle(tmp_path)
     with serve(Settings(repository=tmp_path, port=0)) as client:
         refused(client, send(client, {"inputs": [tensor(data=[77] * 192)]}), 500, "model_output_invalid")
+        image = encode(Image.new("RGB", (8, 8), (77, 77, 77)))
+        for query in ("", "?views=flips&stop=exact", "?format=labels"):
+            answer = client.post(f"/v1/models/colours:classify{query}", content=image)
+            assert (answer.status_code, answer.json()["code"]) == (500, "model_output_invalid")
         statistics = client.get("/v2/models/colours/stats").json()["model_stats"][0]["inference_stats"]
         assert (statistics["success"]["count"], statistics["fail"]["count"]) == (1, 1)
 
