@@ -293,10 +293,10 @@ def test_a_stream_of_large_photographs_is_not_admitted_beyond_its_deadline(start
     batcher.submit(Entry(1, SHAPE, fill))
     for _ in range(5):
         assert backend.started.acquire(timeout=SOON)
-    for _ in range(3):
-        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 1.2))
-    with pytest.raises(QueueFullError, match=r"wait would be 1\.5 s"):
-        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 1.2))
+    for _ in range(2):
+        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 2.2))
+    with pytest.raises(QueueFullError, match=r"wait would be 1\.0 s"):  # half a second of its own, and one under way
+        batcher.submit(Entry(1, SHAPE, fill, deadline=now + 2.2))
 
 
 def test_too_few_rows_are_an_error_and_no_shifted_answers(start: Callable[..., Batcher]) -> None:
