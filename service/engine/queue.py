@@ -56,6 +56,8 @@ class BatchQueue:
         self._ahead = 0
         """Entries that somebody else still has to fill, or fills."""
         self._drawings: deque[float] = deque(maxlen=DRAWINGS)
+        self._drawing = 0.0
+        """Seconds per entry, however many views it has: decoding a large photograph takes longer than what follows."""
         self._rings: dict[int, OrderedDict[Entry, None]] = {}
         self._earliest = inf
 
@@ -99,6 +101,8 @@ class BatchQueue:
     def drew(self, seconds: float) -> None:
         """Notes how long an entry took to fill."""
         self._drawings.append(seconds)
+        usual = len(self._drawings) - 1
+        self._drawing = (sum(self._drawings) - max(self._drawings)) / usual if usual else 0.0
 
     def take(self, least: int = 1) -> Batch | None:
         """The next batch, or None when nothing can be taken, or less than `least`. Call `expire` first."""
@@ -161,38 +165,37 @@ class BatchQueue:
 
         The device runs what was drawn ahead while the next are drawn: the slower of the two is waited for.
         """
-        drawing = self._seconds_per_drawing()
-        lanes = (self._times.of(self.waiting) + self._undrawn * drawing) / self._lanes
-        return max(lanes, self._ahead * drawing / self._drawers)
+        lanes = (self._times.of(self.waiting) + self._undrawn * self._drawing) / self._lanes
+        return max(lanes, self._ahead * self._drawing / self._drawers)
 
     def predicted_answer(self) -> float:
         """Seconds until a view offered now would be answered: what is under way ends, it waits, it is served."""
-        return self.predicted_wait() + 2 * self._turn() if self.waiting else 0.0
+        return self.predicted_wait() + 2 * self._seconds_alone() if self.waiting else 0.0
 
     def next_deadline(self) -> float:
         """No entry that waits has an earlier one."""
         return self._earliest
 
-    def _turn(self) -> float:
+    def _seconds_alone(self) -> float:
         """Seconds of a usual entry that nobody is in the way of."""
-        return self._seconds_per_drawing() + self._times.usual
+        return self._drawing + self._times.usual
 
     def _is_drawn(self, entry: Entry) -> None:
         """Or need not be any more."""
         self._ahead -= entry.ahead
         entry.ahead = False
 
-    def _seconds_per_drawing(self) -> float:
-        """Of an entry, however many views it has: decoding a large photograph takes longer than what follows."""
-        usual = len(self._drawings) - 1
-        return (sum(self._drawings) - max(self._drawings)) / usual if usual > 0 else 0.0
-
     def _require_room(self, charge: int, patience: float) -> None:
+        if not self.waiting:
+            return
+        full = self.waiting + charge > self.max_queue_size
+        late = self.predicted_answer() + min(2 * self._seconds_alone(), SPARE * patience) > patience
+        if not (full or late):
+            return
         wait = self.predicted_wait()
-        if self.waiting and self.waiting + charge > self.max_queue_size:
+        if full:
             raise QueueFullError(f"{self.waiting} views wait, at most {self.max_queue_size} may; try again later", wait)
-        if self.predicted_answer() + min(2 * self._turn(), SPARE * patience) > patience:
-            raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
+        raise QueueFullError(f"the wait would be {wait:.1f} s, too long for the request's deadline", wait)
 
     def _share(self, room: int) -> dict[Entry, int]:
         """Deals a batch out: the highest priority first, a quantum to each entry in turn, round after round.
