@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from fakes import write_colour_bundle
@@ -16,6 +17,10 @@ from service.settings import Settings
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 """Real weights and images that may not be published with the project; tests that need them are skipped elsewhere."""
+
+# Hypothesis without a clock and a memory: neither a busy machine nor an earlier run makes a failure.
+settings.register_profile("multicrop", deadline=None, database=None)
+settings.load_profile("multicrop")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -18,6 +18,8 @@ from bench.load import LOST, Answer, Load, arrivals, closed_loop, open_loop, per
 from bench.models import Model
 from bench.processes import cpu_seconds, family, pss_mib
 from bench.start import by_package
+from fakes import write_colour_bundle
+from servers import NotServingError, serving
 
 POST = request("/classify", b"0123456789")
 HOLD = b"hold"
@@ -227,3 +229,9 @@ def test_import_times_are_summed_by_package() -> None:
         "a line of the program\n"
     )
     assert by_package(said) == {"numpy": 3.5, "service": 0.25}
+
+
+def test_a_server_that_has_no_model_to_serve_ends_with_the_reason(tmp_path: Path) -> None:
+    (write_colour_bundle(tmp_path) / "model.onnx").write_bytes(b"none")
+    with pytest.raises(NotServingError, match=r"^no model: model\.onnx"), serving(tmp_path):
+        pytest.fail("it is not ready")

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -96,9 +96,7 @@ def tune(job: TuneJob, told: Callable[[str], None]) -> Tuned:
         told(contest.table())
 
     with _ends_when_told(), Bar() as bar:
-        usual = trials.look(replace(before, buckets=None))
-        search = Search(trials.measure, job.rounds, bar, show)
-        last = search.run(before, job.versions, usual.provider, cores(), usual.max_batch_size)
+        last = Search(trials.measure, trials.look, job.rounds, bar, show).run(before, job.versions, cores())
     chosen, said = verdict(last, before, job.latency, spread(contests))
     try:
         return Tuned(said, changes(serving, before, chosen))

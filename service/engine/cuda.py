@@ -43,7 +43,7 @@ class CudaBackend:
         buckets: batch sizes, ascending.
         half: it computes in float16: tensor cores want the channels last.
         memory_limit: bytes of the GPU that the session may take; None: all there are.
-        graphs: capture one for each size; tried without where the network cannot be captured.
+        graphs: capture one for each size; done without where the network cannot be captured.
     """
 
     provider: Provider = "cuda"
@@ -61,10 +61,13 @@ class CudaBackend:
         memory_limit: int | None = None,
         graphs: bool = True,
     ) -> None:
+        self._model = model
         self._memory = memory
         self._buckets = tuple(buckets)
         self.max_batch_size = self._buckets[-1]
-        self._session = _open(model, memory, _options(memory.number, half, memory_limit), graphs=graphs)
+        self._options = _options(memory.number, half, memory_limit)
+        self._graphs = graphs
+        self._session: Any = None
         self._turn = threading.Lock()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._warmed: Shape | None = None
@@ -87,17 +90,39 @@ class CudaBackend:
             self._slots.put(slot)
 
     def warm(self, shape: Shape) -> None:
-        """Captures the graphs: the largest first, whose memory the others then use."""
+        """Opens the session and captures its graphs; to be called once, before `run`."""
         self._memory.enter()
+        if not (self._graphs and self._captures(shape)):
+            self._prepare(shape, self._options)
+        self._warmed = shape
+        self._model = b""  # it is in the session now
+
+    def _captures(self, shape: Shape) -> bool:
+        """Whether the network can be captured: some are refused when opened, some only when run.
+
+        Of the latter nothing is left but the memory of their slots, which is the backend's until it is gone.
+        """
+        try:
+            self._prepare(shape, {**self._options, "enable_cuda_graph": "1"})
+        except Exception:  # what is really wrong shows without graphs too
+            number = self._memory.number
+            logger.warning("cuda:%d captures no graph of this network; it runs without", number, exc_info=True)
+            return False
+        return True
+
+    def _prepare(self, shape: Shape, options: dict[str, str]) -> None:
+        """A session and its slots, after a run of each size: the largest first, whose memory the others then use."""
+        session = open_session(self._model, f"{self._memory.kind.upper()}ExecutionProvider", options)
+        slots = [Slot(session, self._memory, shape, self._buckets, number) for number in range(LANES)]
         blank = np.zeros((self.max_batch_size, *shape), np.uint8)
-        for number in range(LANES):
-            slot = Slot(self._session, self._memory, shape, self._buckets, number)
+        for slot in slots:
             for bucket in reversed(self._buckets):
                 for _ in ("captured", "replayed"):
                     slot.load(blank[:bucket], bucket)
                     slot.run(bucket)
+        self._session = session
+        for slot in slots:
             self._slots.put(slot)
-        self._warmed = shape
 
 
 class Slot:
@@ -159,16 +184,6 @@ def _options(number: int, half: bool, memory_limit: int | None) -> dict[str, str
     if memory_limit is not None:
         options["gpu_mem_limit"] = str(memory_limit)
     return options
-
-
-def _open(model: bytes, memory: Memory, options: dict[str, str], *, graphs: bool) -> Any:
-    provider = f"{memory.kind.upper()}ExecutionProvider"
-    if graphs:
-        try:
-            return open_session(model, provider, {**options, "enable_cuda_graph": "1"})
-        except Exception:  # what is really wrong shows without graphs too
-            logger.warning("cuda:%d captures no graph of this network; it runs without", memory.number, exc_info=True)
-    return open_session(model, provider, options)
 
 
 def _run_options(graph: str) -> Any:

@@ -5,13 +5,13 @@ In the end the winner meets what was there before, measured anew: the best of ma
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Protocol
 
-from service.engine.backend import Provider
 from service.loadtest.report import number
 from service.tune.candidates import Candidate, other_buckets, other_instances
 from service.tune.choice import Round, choose, hopeful, keeps, noise, p99, speed
-from service.tune.server import TuneError
+from service.tune.server import Running, TuneError
 
 
 class Progress(Protocol):
@@ -80,33 +80,42 @@ class Search:
 
     Args:
         measure: one candidate once; raises TuneError where its server does not answer.
+        look: what the server of a candidate says of itself; raises the same.
         rounds: of each contest.
         progress: is told.
         show: is given each contest when it is over.
     """
 
     measure: Callable[[Candidate], Round]
+    look: Callable[[Candidate], Running]
     rounds: int
     progress: Progress
     show: Callable[[Contest], None]
 
-    def run(self, before: Candidate, versions: Sequence[int], provider: Provider, cores: int, largest: int) -> Contest:
+    def run(self, before: Candidate, versions: Sequence[int], cores: int) -> Contest:
         """The last contest: of what was there before and what is best, or of the last key where nothing is better.
 
         Args:
             before: what serves now.
             versions: to choose among; empty to keep the one of `before`.
-            provider: that it runs on.
             cores: of this machine.
-            largest: batch that the engine chooses by itself.
 
         Raises:
             TuneError: what serves now does not start.
         """
-        stages: list[tuple[str, Callable[[Candidate], list[Candidate]]]] = [
-            ("instances", lambda best: other_instances(best, provider, cores)),
-            ("buckets", lambda best: other_buckets(best, provider, largest)),
-        ]
+
+        @cache
+        def usual(version: int) -> Running:
+            """Of each version: an int8 one runs on the CPU beside GPUs, and its batches are others."""
+            return self.look(replace(before, version=version, buckets=None))
+
+        def instances(best: Candidate) -> list[Candidate]:
+            return other_instances(best, usual(best.version).provider, cores)
+
+        def buckets(best: Candidate) -> list[Candidate]:
+            return other_buckets(best, usual(best.version).provider, usual(best.version).max_batch_size)
+
+        stages = [("instances", instances), ("buckets", buckets)]
         if set(versions) - {before.version}:
             stages.insert(0, ("versions", lambda best: _other_versions(best, versions)))
         best = before
@@ -114,7 +123,9 @@ class Search:
             self.progress.plan(self.rounds * (1 + len(others(before))))
         self.progress.plan(2 * self.rounds)
         for title, others in stages:
-            contest = self.contest(title, best, others(best))
+            candidates = others(best)
+            self.progress.plan(self.rounds * (len(candidates) - len(others(before))))
+            contest = self.contest(title, best, candidates)
             best = contest.winner or best
         if best == before:
             self.progress.plan(-2 * self.rounds)

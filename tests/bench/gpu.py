@@ -4,9 +4,10 @@
 
 Engine: batches of uint8 rows from two lanes, as the service runs them, with captured graphs and without; then one lane
 alone, step by step. HTTP: the server on the same bundle, asked for rows of tensors, for JPEGs and for ten crops of
-JPEGs by client processes of their own, and for JPEGs at half of that rate. Memory: of the GPU before and after as many
-batches as --soak says. Bundles of random weights are fine: `multicrop-export freeze resnet50 --weights random:0`, and
-`multicrop-export quantize` for fp16. `--device cpu` is a dry run where there is no GPU. Prints tables, writes JSON.
+JPEGs by client processes of their own, and for JPEGs at half of that rate; left out where the service does not run the
+bundle's precision. Memory: of the GPU before and after as many batches as --soak says, of all sizes. Bundles of random
+weights are fine: `multicrop-export freeze resnet50 --weights random:0`, and `multicrop-export quantize` for fp16.
+`--device cpu` is a dry run where there is no GPU. Prints tables, writes JSON.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -33,7 +34,7 @@ from bench.models import Model, add_models, chosen
 from bench.photos import photos
 from bundle import store
 from bundle.store import Bundle
-from servers import Server, serving
+from servers import NotServingError, Server, serving
 from service.engine.backend import Backend
 from service.engine.cpu import CpuBackend
 from service.engine.cuda import CudaBackend
@@ -73,15 +74,15 @@ class HttpResult:
     errors: int
 
 
-def open_backend(bundle: Bundle, device: str, batch: int, graphs: bool) -> Backend:
+def open_backend(bundle: Bundle, device: str, buckets: Sequence[int], graphs: bool) -> Backend:
     wanted = bundle.manifest.input
     backend: Backend
     if device == "cpu":
-        backend = CpuBackend(bundle.model, bundle.manifest.macs, max_batch_size=batch)
+        backend = CpuBackend(bundle.model, bundle.manifest.macs, max_batch_size=buckets[-1])
     else:
         memory = GpuMemory(int(device.removeprefix("cuda:")))
         half = bundle.manifest.precision == "fp16"
-        backend = CudaBackend(bundle.model, memory, (batch,), half=half, graphs=graphs)
+        backend = CudaBackend(bundle.model, memory, buckets, half=half, graphs=graphs)
     backend.warm((wanted.height, wanted.width, wanted.channels))
     return backend
 
@@ -135,7 +136,7 @@ def measure_engine(model: Model, options: argparse.Namespace) -> list[EngineResu
     found = []
     for batch in options.batches:
         for graphs in (False,) if options.device == "cpu" else (True, False):
-            backend, images = open_backend(bundle, options.device, batch, graphs), noise(bundle, batch)
+            backend, images = open_backend(bundle, options.device, (batch,), graphs), noise(bundle, batch)
             rate = speed(backend, images, options.seconds)
             load, run, scores = steps(backend, images, 3 if options.device == "cpu" else 30)
             precision = bundle.manifest.precision
@@ -171,6 +172,21 @@ def together(
 
 
 def measure_http(model: Model, best: float, options: argparse.Namespace) -> list[HttpResult]:
+    """Nothing where the server refuses the bundle."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = model.alone(Path(folder))
+        (copy.folder.parent / "serving.toml").write_text(
+            f'devices = ["{options.device}"]\nbuckets = {sorted(options.batches)}\n'
+        )
+        try:
+            with serving(copy.repository, "--timeout", "60") as server:
+                return ask(server, model, best, options)
+        except NotServingError as error:
+            print(f"{model} is left out over HTTP: {error}", file=sys.stderr, flush=True)
+            return []
+
+
+def ask(server: Server, model: Model, best: float, options: argparse.Namespace) -> list[HttpResult]:
     bundle = store.open_bundle(model.repository, model.name, model.version)
     files = photos(options.images)
     classify = f"/v1/models/{model.name}:classify?views="
@@ -181,20 +197,15 @@ def measure_http(model: Model, best: float, options: argparse.Namespace) -> list
         "ten crops of JPEGs": ([request(f"{classify}ten_crop", file) for file in files], 10, 64),
     }
     found = []
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(CLIENTS, get_context("spawn")) as clients:
-        copy = model.alone(Path(folder))
-        (copy.folder.parent / "serving.toml").write_text(
-            f'devices = ["{options.device}"]\nbuckets = {sorted(options.batches)}\n'
-        )
-        with serving(copy.repository, "--timeout", "60") as server:
-            for what, (requests, views, connections) in asked.items():
-                load = together(clients, server, requests, connections, options.seconds)
-                found.append(_result(model, what, connections, load, views, best))
-            rate = found[1].images_per_second / 2
-            due = [clients.submit(open_loop, server.port, asked["JPEGs"][0], rate / CLIENTS, options.seconds, 5.0, seed)
-                   for seed in range(CLIENTS)]  # fmt: skip
-            answers = [answer for one in due for answer in one.result().answers]
-            found.append(_result(model, "JPEGs at half load", 0, Load(answers, options.seconds, 0.0, 0), 1, best))
+    with ProcessPoolExecutor(CLIENTS, get_context("spawn")) as clients:
+        for what, (requests, views, connections) in asked.items():
+            load = together(clients, server, requests, connections, options.seconds)
+            found.append(_result(model, what, connections, load, views, best))
+        rate = found[1].images_per_second / 2
+        due = [clients.submit(open_loop, server.port, asked["JPEGs"][0], rate / CLIENTS, options.seconds, 5.0, seed)
+               for seed in range(CLIENTS)]  # fmt: skip
+        answers = [answer for one in due for answer in one.result().answers]
+        found.append(_result(model, "JPEGs at half load", 0, Load(answers, options.seconds, 0.0, 0), 1, best))
     return found
 
 
@@ -209,12 +220,12 @@ def _result(model: Model, what: str, connections: int, load: Load, views: int, b
 def soak(model: Model, options: argparse.Namespace) -> dict[str, float | None]:
     """MiB of the GPU that are taken after 100 batches, and after many more of sizes that change."""
     bundle = store.open_bundle(model.repository, model.name, model.version)
-    batch = max(options.batches)
-    backend, images = open_backend(bundle, options.device, batch, graphs=True), noise(bundle, batch)
+    buckets = sorted(options.batches)
+    backend, images = open_backend(bundle, options.device, buckets, graphs=True), noise(bundle, buckets[-1])
     taken = []
     for batches in (100, options.soak):
         for number in range(batches):
-            backend.run(images[: 1 + number % batch])
+            backend.run(images[: 1 + number % len(images)])
         taken.append(gpu_mib(options.device))
     return {"before": taken[0], "after": taken[1]}
 

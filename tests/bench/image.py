@@ -116,18 +116,20 @@ def files(folder: Path) -> list[bytes]:
     return found
 
 
-def milliseconds(draw: Callable[[bytes, Input], Pixels], data: bytes, rounds: int) -> float:
-    times = []
+def milliseconds(drawers: dict[str, Callable[[bytes, Input], Pixels]], data: bytes, rounds: int) -> dict[str, float]:
+    """Of each way for one file, the ways taking turns."""
+    times: dict[str, list[float]] = {way: [] for way in drawers}
     for _ in range(rounds):
-        started = time.process_time()
-        draw(data, NETWORK)
-        times.append(1000 * (time.process_time() - started))
-    return statistics.median(times)
+        for way, draw in drawers.items():
+            started = time.process_time()
+            draw(data, NETWORK)
+            times[way].append(1000 * (time.process_time() - started))
+    return {way: statistics.median(found) for way, found in times.items()}
 
 
 def measure(images: list[bytes], models: list[tuple[str, Input, CpuBackend]], rounds: int) -> list[Change]:
     drawers = ways()
-    times = {way: [milliseconds(draw, data, rounds) for data in images] for way, draw in drawers.items()}
+    times = [milliseconds(drawers, data, rounds) for data in images]
     rows = {way: np.stack([draw(data, NETWORK) for data in images]).astype(int) for way, draw in drawers.items()}
     classes: dict[str, dict[str, list[int]]] = {way: {} for way in drawers}
     for name, wanted, backend in models:
@@ -137,7 +139,7 @@ def measure(images: list[bytes], models: list[tuple[str, Input, CpuBackend]], ro
     return [
         Change(
             way,
-            statistics.median(times[way]),
+            statistics.median(each[way] for each in times),
             float(np.abs(rows[way] - rows["plain"]).mean()),
             int(np.abs(rows[way] - rows["plain"]).max()),
             {name: float(np.mean(np.equal(classes[way][name], classes["plain"][name]))) for name in classes[way]},

@@ -1,9 +1,11 @@
-"""What is left of the answers when more is asked than the device can do: an open loop on a fake device of 5 ms a batch.
+"""What is left of the answers when more is asked than can be done: an open loop on a fake device of 5 ms a batch.
 
-    python tests/bench/overload.py [--loads 0.5 1 2 10] [--seconds 5] [--deadline 0.1]
+    python tests/bench/overload.py [--loads 0.5 1 2 10] [--seconds 5] [--deadline 0.1] [--draw 0.01 [--lanes-draw]]
 
-Requests of one view arrive at a fixed rate, whatever happened to those before, without HTTP, drawn as they arrive. The
-time of an answer counts from when its request was due. Prints a table and writes JSON.
+Requests of one view arrive at a fixed rate, whatever happened to those before, without HTTP. They are drawn as they
+arrive, in no time; with --draw each takes that long, two at once: in a pool ahead of the device, as on a GPU, or by two
+lanes before they run it, as on a CPU. Then drawing is what limits. The time of an answer counts from when its request
+was due. Prints a table and writes JSON.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import functools
 import json
 import sys
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from service.metrics import Metrics
 
 DEVICE_SECONDS = 0.005
 MAX_BATCH_SIZE = 8
-CAPACITY = MAX_BATCH_SIZE / DEVICE_SECONDS
+DRAWERS = 2
 SHAPE = (1, 1, 3)
 
 
@@ -41,11 +43,35 @@ class Inline(Executor):
         return future
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How long an entry takes, and who does it."""
+
+    seconds: float
+    lanes: bool
+
+    @property
+    def capacity(self) -> float:
+        """Views a second."""
+        if self.lanes:  # a lane draws one entry a batch, so that the others have something to do
+            return DRAWERS / (self.seconds + DEVICE_SECONDS)
+        device = MAX_BATCH_SIZE / DEVICE_SECONDS
+        return min(device, DRAWERS / self.seconds) if self.seconds else device
+
+    def pool(self) -> Executor:
+        return ThreadPoolExecutor(DRAWERS) if self.seconds else Inline()
+
+
 class Watched(FakeBackend):
     """Counts the views whose deadline was over when their run began; each carries its number in its pixels."""
 
-    def __init__(self, deadlines: list[float]) -> None:
-        super().__init__(seconds=DEVICE_SECONDS, max_batch_size=MAX_BATCH_SIZE, fills_ahead=True)
+    def __init__(self, deadlines: list[float], drawing: Drawing) -> None:
+        super().__init__(
+            seconds=DEVICE_SECONDS,
+            max_batch_size=MAX_BATCH_SIZE,
+            lanes=DRAWERS if drawing.lanes else 1,
+            fills_ahead=not drawing.lanes,
+        )
         self._deadlines = deadlines
         self.late = 0
 
@@ -84,10 +110,10 @@ class Result:
     lag_p99_ms: float
 
 
-def measure(load: float, duration: float, deadline: float) -> Result:
+def measure(load: float, duration: float, deadline: float, drawing: Drawing) -> Result:
     deadlines: list[float] = []
-    backend = Watched(deadlines)
-    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=4096, pool=Inline())
+    backend, pool = Watched(deadlines, drawing), drawing.pool()
+    batcher = Batcher(backend, Metrics().of("fake"), max_queue_size=4096, pool=pool, drawers=DRAWERS)
     seen = Seen()
     start = due = time.monotonic()
     while due < start + duration:
@@ -96,10 +122,11 @@ def measure(load: float, duration: float, deadline: float) -> Result:
             continue
         seen.lag.append(now - due)
         deadlines.append(due + deadline)
-        ask(batcher, len(deadlines) - 1, due, deadlines[-1], seen)
-        due += 1 / (load * CAPACITY)
+        ask(batcher, len(deadlines) - 1, due, deadlines[-1], drawing.seconds, seen)
+        due += 1 / (load * drawing.capacity)
     took = time.monotonic() - start
     batcher.close(5.0)
+    pool.shutdown()
     return Result(
         load=load,
         offered=len(deadlines) / took,
@@ -113,8 +140,10 @@ def measure(load: float, duration: float, deadline: float) -> Result:
     )
 
 
-def ask(batcher: Batcher, number: int, due: float, deadline: float, seen: Seen) -> None:
+def ask(batcher: Batcher, number: int, due: float, deadline: float, draw_seconds: float, seen: Seen) -> None:
     def fill(pixels: Pixels) -> None:
+        if draw_seconds:
+            time.sleep(draw_seconds)
         pixels[:] = [number & 255, number >> 8 & 255, number >> 16]
 
     entry = Entry(1, SHAPE, fill, deadline)
@@ -143,12 +172,16 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 1.0, 2.0, 10.0])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--deadline", type=float, default=0.1)
+    parser.add_argument("--draw", type=float, default=0.0, help="seconds of an entry")
+    parser.add_argument("--lanes-draw", action="store_true", help="no pool does it ahead")
     parser.add_argument("--json", type=Path, default=Path("build/overload.json"))
     options = parser.parse_args()
     sys.setswitchinterval(0.0005)  # who asks is a thread of this process; it must not keep the lane from waking up
-    results = [asdict(measure(load, options.seconds, options.deadline)) for load in options.loads]
+    drawing = Drawing(options.draw, options.lanes_draw)
+    results = [asdict(measure(load, options.seconds, options.deadline, drawing)) for load in options.loads]
     peak = max(row["goodput"] for row in results)
     rows = [{**row, "of_peak": row["goodput"] / peak} for row in results]
+    print(f"capacity {drawing.capacity:.0f} views a second")
     print("  ".join(f"{name:>{len(name)}}" for name in rows[0]))
     for row in rows:
         print(

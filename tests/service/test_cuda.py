@@ -205,19 +205,41 @@ def test_a_run_that_fails_gives_its_slot_back(
     assert backend.run(coloured(51))[0, 0] == pytest.approx(2.0)
 
 
-def test_what_cannot_be_captured_runs_without_graphs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+class Uncapturable(Watched):
+    """Fails in the middle of the second slot, as a network does that waits for the host while it is captured."""
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        if len(self.graphs) == 2 * len(BUCKETS) + 3:
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+        super().run_with_iobinding(binding, options)
+
+
+@pytest.mark.parametrize("when", ["opened", "captured"])
+def test_what_cannot_be_captured_runs_without_graphs(
+    when: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     asked: list[dict[str, str]] = []
+    sessions: list[Watched] = []
 
     def refusing(model: bytes, _: str, options: dict[str, str]) -> Any:
         asked.append(options)
-        if "enable_cuda_graph" in options:
+        graphs = "enable_cuda_graph" in options
+        if graphs and when == "opened":
             raise RuntimeError("This session cannot use the graph capture feature")
-        return open_session(model, "CPUExecutionProvider", {})
+        kind = Uncapturable if graphs else Watched
+        sessions.append(kind(open_session(model, "CPUExecutionProvider", {})))
+        return sessions[-1]
 
     monkeypatch.setattr(cuda, "open_session", refusing)
     backend = CudaBackend(bundle.model, HostMemory(), half=True, memory_limit=1 << 30)
     backend.warm(SHAPE)
-    assert backend.run(coloured(51))[0, 0] == pytest.approx(2.0)
+    assert caplog.messages == ["cuda:0 captures no graph of this network; it runs without"]
+    *given_up, session = sessions
+    before = [len(each.graphs) for each in given_up]
+    for value in (51, 102, 153, 204):
+        assert backend.run(coloured(value))[0, 0] == pytest.approx(value / 25.5)
+    assert [len(each.graphs) for each in given_up] == before, "no slot of the first session is left"
+    assert len(session.graphs) == 2 * len(BUCKETS) * LANES + 4
     with_graphs, without = asked
     assert with_graphs == {**without, "enable_cuda_graph": "1"}
     assert without == {
@@ -228,6 +250,20 @@ def test_what_cannot_be_captured_runs_without_graphs(bundle: Bundle, monkeypatch
         "prefer_nhwc": "1",
         "gpu_mem_limit": "1073741824",
     }
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_what_fails_without_graphs_too_is_told(graphs: bool, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Watched] = []
+
+    def failing(model: bytes, *_: object) -> Any:
+        opened.append(Uncapturable(open_session(model, "CPUExecutionProvider", {})))
+        return opened[-1]
+
+    monkeypatch.setattr(cuda, "open_session", failing)
+    with pytest.raises(RuntimeError, match="900"):
+        CudaBackend(bundle.model, HostMemory(), graphs=graphs).warm(SHAPE)
+    assert len(opened) == 1 + graphs
 
 
 @pytest.mark.gpu

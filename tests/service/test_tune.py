@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bundle.accuracy import Accuracy, keep
@@ -20,6 +21,7 @@ from bundle.serving import Serving, read_serving
 from fakes import write_colour_bundle
 from service.__main__ import main
 from service.commands.tune import TuneJob
+from service.engine.backend import Provider
 from service.loadtest.figures import Figures, summarize
 from service.loadtest.sample import OK, Sample, Told
 from service.tune.candidates import Candidate, other_buckets, other_instances
@@ -27,7 +29,7 @@ from service.tune.choice import Round, choose, hopeful, noise
 from service.tune.clients import best_clients, next_clients
 from service.tune.edit import changes, edited
 from service.tune.search import Contest, Search, spread, verdict
-from service.tune.server import TuneError
+from service.tune.server import Running, TuneError
 
 HERE = Candidate(1)
 
@@ -126,8 +128,15 @@ class Silent:
         self.done += 1
 
 
-def search(speed: Callable[[Candidate], float], **facts: int) -> tuple[Contest, list[Contest], Silent]:
-    """With measurements that are made up; one below 0 stands for a server that does not start."""
+def search(
+    speed: Callable[[Candidate], float], runs_on: Sequence[Provider] = ("cpu",)
+) -> tuple[Contest, list[Contest], Silent]:
+    """With measurements that are made up; one below 0 stands for a server that does not start.
+
+    Args:
+        speed: of a candidate.
+        runs_on: where each version runs.
+    """
     shown: list[Contest] = []
     progress = Silent()
 
@@ -136,8 +145,13 @@ def search(speed: Callable[[Candidate], float], **facts: int) -> tuple[Contest, 
             raise TuneError("no memory")
         return Round(found, 50, True, 8)
 
-    versions = range(1, facts.get("versions", 1) + 1)
-    last = Search(measure, 3, progress, shown.append).run(HERE, list(versions), "cpu", 4, 16)
+    def look(candidate: Candidate) -> Running:
+        assert candidate.buckets is None, "what the engine chooses by itself is wanted"
+        provider = runs_on[candidate.version - 1]
+        return Running(httpx.URL(), provider, 16 if provider == "cpu" else 64)
+
+    versions = range(1, len(runs_on) + 1)
+    last = Search(measure, look, 3, progress, shown.append).run(HERE, versions, 4)
     assert progress.planned == progress.done
     return last, shown, progress
 
@@ -172,9 +186,21 @@ def test_a_candidate_whose_server_does_not_start_is_left_out_and_what_is_there_h
 
 
 def test_versions_are_compared_where_they_are_named() -> None:
-    last, shown, _ = search(lambda c: 200 if c.version == 2 else 100, versions=2)
+    last, shown, _ = search(lambda c: 200 if c.version == 2 else 100, ("cpu", "cpu"))
     assert shown[0].title == "versions"
     assert last.winner == Candidate(2)
+
+
+def test_what_is_tried_of_a_version_is_for_where_that_runs() -> None:
+    """An int8 version runs on the CPU of a machine with a GPU."""
+
+    def speed(candidate: Candidate) -> float:
+        return 100 * candidate.version + 40 * (candidate.instances == 4) + 60 * (candidate.buckets == (64,))
+
+    last, (_, instances, buckets, _), _ = search(speed, runs_on=("cuda", "cpu"))
+    assert list(instances.rounds) == [Candidate(2), *other_instances(Candidate(2), "cpu", 4)]
+    assert list(buckets.rounds) == [Candidate(2, 4), *other_buckets(Candidate(2, 4), "cpu", 16)]
+    assert last.winner == Candidate(2, 4, (64,))
 
 
 def test_a_table_says_what_each_row_is_worth() -> None:
