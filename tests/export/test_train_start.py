@@ -10,6 +10,7 @@ from torch import nn
 from export.architectures import find
 from export.errors import ExportError
 from export.graph import Normalize
+from export.train.clipping import gradients, norm
 from export.train.recipe import AlexNetStart, Augmentation, Sgd
 from export.train.recipes import RECIPES
 from export.train.start import begin
@@ -50,6 +51,16 @@ def test_auxiliary_heads_are_there_where_the_recipe_weighs_them() -> None:
         key.split(".")[0] for key in plain.network.state_dict()
     }
     assert heads == {"AuxLogits"}
+
+
+def test_a_plain_vgg_begins_where_it_can_learn() -> None:
+    """Weights of a deviation of 0.1, as the paper has them for its smallest network, give a gradient of 5e7 here."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = begin(find("vgg11"), RECIPES["vgg"], 10).network
+        images = nn.functional.interpolate(torch.rand(2, 3, 8, 8), size=224, mode="bilinear")
+        nn.functional.cross_entropy(network(4 * images - 2), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]
+    assert float(norm(gradients(network.parameters()))) < 100
 
 
 class WithHead(nn.Module):
