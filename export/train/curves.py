@@ -21,7 +21,7 @@ from export.train.log import Run, read_run
 from pages.html import render_page
 from pages.svg import inline, to_svg
 
-LEFT_OUT = ("recipe.source", "network", "data", "start.sha256")
+LEFT_OUT = ("recipe.source", "network", "data", "labels", "start.sha256")
 """Of what was asked for otherwise: what the table shows anyway, or nobody reads."""
 
 

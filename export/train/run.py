@@ -125,7 +125,8 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         epochs,
         steps,
     )
-    facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "seed": job.seed, "split": data.split}
+    facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "labels": list(data.labels)}
+    facts |= {"split": data.split, "seed": job.seed}
     facts |= {"start": start.origin, "precision": job.precision, "devices": job.devices, "nodes": job.nodes}
     checkpoint = None if job.run is None else _prepare(job.run, recipe, facts, resume=job.resume)
     wanted = start.architecture.input

@@ -22,7 +22,7 @@ from export.train.recipe import Augmentation, Clip, Constant, Steps
 from export.train.recipes import RECIPES
 from export.train.watch import BEST, LAST
 from export.verify import one_thread
-from tiny import RESNET8, recipe, rows, run_tiny, small, write_folders
+from tiny import RESNET8, recipe, rows, run_tiny, small, stripes, write_folders
 
 RESNET, LENET = find("resnet20"), find("lenet5")
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,16 @@ def test_a_run_is_neither_overwritten_nor_mixed_with_another(tmp_path: Path) -> 
         run_tiny(small(), recipe(epochs=1), run=tmp_path / "run")
     with pytest.raises(TrainingError, match=r"is another one: seed was 0, is 5, recipe\.epochs was 1, is 2"):
         run_tiny(small(), recipe(epochs=2), run=tmp_path / "run", resume=True, seed=5)
+
+
+def test_a_run_does_not_go_on_without_what_it_began_with_nor_with_its_labels_in_another_order(tmp_path: Path) -> None:
+    begun = recipe(epochs=1, clip=Clip(kind="global", threshold=1.0))
+    run_tiny(small(), begun, run=tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"recipe\.clip\.kind was global, is None, .*threshold was 1\.0, is None"):
+        run_tiny(small(), begun.model_copy(update={"clip": None}), run=tmp_path / "run", resume=True)
+    other = replace(stripes(), labels=("stripe 2", "stripe 1", "stripe 0"))
+    with pytest.raises(TrainingError, match=r"labels was \['stripe 0', .*\], is \['stripe 2', .*\]; repeat"):
+        run_tiny(small(), begun, other, run=tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_that_is_resumed_gives_its_best_epoch_again(tmp_path: Path) -> None:
