@@ -147,7 +147,7 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         with interrupt.noticed():
             trainer.fit(learner, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
-        raise TrainingError(f"{error}; {_way_out(job, best)}") from error
+        raise TrainingError(f"{error}; {_way_out(job, best, trainer.global_step)}") from error
     except LabelledError as error:
         raise LabelledError(
             str(error).strip().rpartition("LabelledError: ")[2]
@@ -203,13 +203,17 @@ def _steps_per_epoch(recipe: Recipe, train: Labelled) -> int:
     return len(train) // recipe.batch
 
 
-def _way_out(job: TrainJob, best: BestEpoch) -> str:
+def _way_out(job: TrainJob, best: BestEpoch, steps: int) -> str:
+    """What a training leaves that diverged after so many steps."""
     lower = "take a lower --rate, or clip: --clip global:1.0"
     if job.run is None:
         return f"{lower}; with --run FOLDER the last good epoch is kept"
     if not best.state:
         return f"no epoch was finished before; {lower}"
-    return f"the last good epoch is in {job.run / LAST}, the weights of the best one in {job.run / BEST}; {lower}"
+    kept = f"the weights of the best epoch are in {job.run / BEST}"
+    if steps_done(job.run / LAST) < steps:  # else it holds the very weights from which no step can be taken
+        kept = f"the last good epoch is in {job.run / LAST}, {kept}"
+    return f"{kept}; {lower}"
 
 
 def _usable_cores() -> int:

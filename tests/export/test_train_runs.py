@@ -18,7 +18,7 @@ from export.errors import TrainingError
 from export.pipeline import train
 from export.train.data import open_data
 from export.train.job import TrainJob
-from export.train.recipe import Augmentation, Clip, Constant, Steps
+from export.train.recipe import Augmentation, Clip, Constant, Recipe, Steps
 from export.train.recipes import RECIPES
 from export.train.watch import BEST, LAST
 from export.verify import one_thread
@@ -85,6 +85,24 @@ def test_a_training_that_diverges_says_so_and_leaves_the_last_good_epoch(tmp_pat
     good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=2), run=tmp_path / "good")
     assert equal(last(tmp_path / "late"), last(tmp_path / "good"))
     assert equal(torch.load(tmp_path / "late" / BEST, weights_only=True), good[1].state)
+
+
+def last_step_of_the_second_epoch(factor: float) -> Recipe:
+    """The weights at the end of the second epoch are ruined, and no gradient has shown it before."""
+    return recipe(rate=0.01, schedule=Steps(at=(11,), unit="iteration", factor=factor), epochs=5)
+
+
+def test_an_epoch_that_ends_in_no_number_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 12, epoch 2: validation loss nan; the last good epoch is in .*last"):
+        run_tiny(small(), last_step_of_the_second_epoch(1e30), run=tmp_path / "run")
+    good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=1), run=tmp_path / "good")
+    assert equal(last(tmp_path / "run"), last(tmp_path / "good"))
+    assert equal(torch.load(tmp_path / "run" / BEST, weights_only=True), good[1].state)
+
+
+def test_a_checkpoint_from_which_no_step_can_be_taken_is_not_called_good(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 13, epoch 3: loss .*; the weights of the best epoch are in .*best"):
+        run_tiny(small(), last_step_of_the_second_epoch(1e14), run=tmp_path / "run")
 
 
 def test_without_a_folder_the_message_says_how_to_keep_an_epoch() -> None:
