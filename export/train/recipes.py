@@ -45,13 +45,14 @@ ACCELERATED = BATCHNORM.model_copy(
 )
 
 GOOGLENET = Recipe(
-    source="Szegedy et al. (2014), section 6: momentum, the rate 4 % lower every 8 epochs, averaged weights; "
-    "the rate itself and the decay of the weights are Caffe's, the length, the average's decay and the colour ours",
+    source="Szegedy et al. (2014), sections 5 and 6: dropout, momentum, the rate 4 % lower every 8 epochs, averaged "
+    "weights; the rate itself and the weight decay are Caffe's, the length, the average's decay and the colour ours",
     optimizer=Sgd(weight_decay=2e-4),
     rate=0.01,
     schedule=Exponential(factor=0.96, every=8),
     batch=32,
     epochs=250,
+    dropout=0.4,
     auxiliary=0.3,
     ema=0.9999,
     initialisation=Named(kind="glorot"),
