@@ -71,7 +71,7 @@ def train(job: TrainJob, architecture: Architecture, labels: tuple[str, ...] | N
         "seed": job.seed,
         "split": data.split,
         "chosen": {
-            "epoch": best.epoch,
+            "epoch": best.epoch + 1,
             "by": "validation error, then loss",
             "accuracy": round(1 - best.error, 4),
         },

@@ -22,7 +22,7 @@ class BestEpoch(pl.Callback):
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self.epoch, self.error, self.loss = 0, float("inf"), float("inf")
+        self.epoch, self.error, self.loss = 0, float("inf"), float("inf")  # epochs from 0, as Lightning counts them
         self.state: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -14,6 +14,7 @@ from export.evaluate import evaluate
 from export.graph import serialize, to_onnx
 from export.pipeline import train as publish
 from export.train.job import TrainJob
+from export.train.log import read_run
 from export.train.run import train
 
 LENET = find("lenet5")
@@ -32,8 +33,8 @@ def test_the_recipe_is_written_down() -> None:
     assert source.recipe["optimizer"] == {"kind": "adamw", "weight_decay": 0.05}
 
 
-def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
-    loaded = train(ask(epochs=2), LENET).loaded
+def test_the_chosen_epoch_is_the_best_on_the_validation_part(tmp_path: Path) -> None:
+    loaded = train(ask(epochs=2, run=tmp_path / "run"), LENET).loaded
     validation = digits().validation
     images = [png(image) for image in validation.images]
     graph = serialize(to_onnx(loaded.network, LENET))
@@ -41,6 +42,9 @@ def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
     chosen = loaded.source.recipe["chosen"]
     assert isinstance(chosen, dict)
     assert chosen["accuracy"] == pytest.approx(found.top1 / found.images, abs=1e-4)
+    best = read_run(tmp_path / "run", "run").best()
+    assert best is not None
+    assert chosen["epoch"] == best.epoch  # from 1 here as there
 
 
 def test_a_published_network_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:
