@@ -67,6 +67,11 @@ def test_steps_to_an_error_are_those_at_the_end_of_the_first_epoch_that_has_it(r
     assert [run.reached(error) for error in (0.5, 0.3, 0.1, 0.04, 0.03)] == [10, 10, 20, 20, None]
 
 
+def test_an_error_of_just_so_many_images_is_reached(tmp_path: Path) -> None:
+    log = "\n".join((HEAD, *LOG[:3], "1,,,,,,19,,,,,0.05000000074505806,0.3", ""))  # as Lightning writes 5 %
+    assert read_run(write(tmp_path / "run", log), "run").reached(0.05) == 20
+
+
 def test_the_table_has_the_figures_of_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, cut = write(tmp_path / "tanh"), write(tmp_path / "relu", "\n".join((HEAD, *LOG[:3], "")), activation="relu")
     said = ["curves", str(whole), str(cut), "--page", str(tmp_path / "page.html"), "--error", "10"]
