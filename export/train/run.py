@@ -139,7 +139,7 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         job.seed,
         0 if data.train.array(0) is not None else min(MOST_WORKERS, _usable_cores()),
     )
-    best, interrupt = BestEpoch(job.run), Interrupt()
+    best, interrupt = BestEpoch(job.run, start.architecture.activation), Interrupt()
     trainer = make_trainer(job, epochs, min(LOG_EVERY, steps), [best, Bar(), interrupt], checkpoint)
     if recipe.batch % trainer.world_size:
         raise ExportError(f"a batch of {recipe.batch} cannot be shared by {trainer.world_size} devices; see --batch")

@@ -37,6 +37,12 @@ def last(run: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def kept(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of the best epoch."""
+    state: dict[str, torch.Tensor] = torch.load(run / BEST, weights_only=True)["state_dict"]
+    return state
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = (run_tiny(small(), recipe(), seed=seed)[1].state for seed in (1, 1, 2))
     assert equal(first, again)
@@ -70,7 +76,7 @@ def test_the_best_epoch_is_that_of_the_smallest_error_in_the_log(tmp_path: Path)
     _, best = run_tiny(small(), recipe(epochs=6, rate=0.05), run=tmp_path / "run")
     errors = [float(row["validation_error"]) for row in rows(tmp_path / "run") if row["validation_error"]]
     assert best.error == min(errors) == errors[best.epoch]
-    assert equal(torch.load(tmp_path / "run" / BEST, weights_only=True), best.state)
+    assert equal(kept(tmp_path / "run"), best.state)
 
 
 def test_a_training_that_diverges_says_so_and_leaves_the_last_good_epoch(tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_a_training_that_diverges_says_so_and_leaves_the_last_good_epoch(tmp_pat
     assert all(value.isfinite().all() for value in last(tmp_path / "late").values())
     good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=2), run=tmp_path / "good")
     assert equal(last(tmp_path / "late"), last(tmp_path / "good"))
-    assert equal(torch.load(tmp_path / "late" / BEST, weights_only=True), good[1].state)
+    assert equal(kept(tmp_path / "late"), good[1].state)
 
 
 def last_step_of_the_second_epoch(factor: float) -> Recipe:
@@ -97,7 +103,7 @@ def test_an_epoch_that_ends_in_no_number_is_not_kept(tmp_path: Path) -> None:
         run_tiny(small(), last_step_of_the_second_epoch(1e30), run=tmp_path / "run")
     good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=1), run=tmp_path / "good")
     assert equal(last(tmp_path / "run"), last(tmp_path / "good"))
-    assert equal(torch.load(tmp_path / "run" / BEST, weights_only=True), good[1].state)
+    assert equal(kept(tmp_path / "run"), good[1].state)
 
 
 def test_a_checkpoint_from_which_no_step_can_be_taken_is_not_called_good(tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(tmp_path: Path)
     kill(tmp_path / "killed", 2)
     _, best = run_tiny(RESNET8, wanted, run=tmp_path / "killed", resume=True)
     assert equal(last(tmp_path / "killed"), last(tmp_path / "whole"))
-    assert equal(best.state, torch.load(tmp_path / "whole" / BEST, weights_only=True))
+    assert equal(best.state, kept(tmp_path / "whole"))
     logs = [
         [(row["step"], row["epoch"], row["train_loss"], row["validation_error"]) for row in rows(tmp_path / run)]
         for run in ("whole", "killed")

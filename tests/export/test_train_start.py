@@ -10,13 +10,16 @@ from torch import nn
 from export.architectures import find
 from export.errors import ExportError
 from export.graph import Normalize
+from export.train.activations import Activation
 from export.train.clipping import gradients, norm
 from export.train.recipe import AlexNetStart, Augmentation, Sgd
 from export.train.recipes import RECIPES
 from export.train.start import begin
+from export.train.watch import BEST
+from export.weights import load
 from tiny import recipe, rows, run_tiny, small, stripes
 
-RESNET = find("resnet20")
+RESNET, LENET = find("resnet20"), find("lenet5")
 
 
 def test_a_checkpoint_of_other_classes_gets_a_new_head_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -38,6 +41,20 @@ def test_a_checkpoint_of_as_many_classes_keeps_its_head(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in start.network.state_dict().items())
     assert start.origin is not None
     assert start.origin["head"] == "kept"
+
+
+def test_a_run_goes_on_with_the_activation_of_the_run_that_it_begins_with(tmp_path: Path) -> None:
+    data = stripes(channels=1)
+    run_tiny(LENET, recipe("lenet", activation="sigmoid"), data, run=tmp_path / "first")
+    best = str(tmp_path / "first" / BEST)
+    start, _ = run_tiny(LENET, recipe("fine-tune"), data, best, run=tmp_path / "second")
+    assert start.origin is not None
+    assert start.origin["activation"] == "sigmoid"
+    for network in (start.network, load(LENET, str(tmp_path / "second" / BEST)).network):
+        assert {type(module) for module in network.modules() if isinstance(module, Activation)} == {nn.Sigmoid}
+    changed = begin(LENET, recipe("fine-tune", activation="relu"), 3, best)
+    assert changed.architecture.activation == "relu"
+    assert {type(module) for module in changed.network.modules() if isinstance(module, Activation)} == {nn.ReLU}
 
 
 def test_auxiliary_heads_are_there_where_the_recipe_weighs_them() -> None:
