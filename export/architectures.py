@@ -77,6 +77,8 @@ class Architecture:
     """The rows of the stem's weight for each input channel, where each row sees one channel only; 0: it is not so."""
     width: int | None = None
     """Of the input, where it is not the height."""
+    activation: str | None = None
+    """In place of the network's own, where it was trained so; `build` knows it."""
 
     def channels_of(self, stem: tuple[int, ...]) -> int:
         """How many channels a network with a stem's weight of this shape takes."""

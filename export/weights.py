@@ -20,6 +20,7 @@ from export.architectures import ARCHITECTURES, Architecture
 from export.download import default_cache
 from export.errors import WeightsError
 from export.random_weights import random_state
+from export.train.activations import CHOICES, activated
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ State = dict[str, torch.Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which training scripts keep the weights among other things."""
+
+ACTIVATION = "activation"
+"""Beside the weights in the file of a run: the one in place of the network's own."""
 
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 """What DataParallel, Lightning and torch.compile put before every key."""
@@ -65,8 +69,9 @@ def load(architecture: Architecture, weights: str, classes: int | None = None) -
     content = _read(path)
     digest = hashlib.sha256(content).hexdigest()
     _require_of(architecture, path.name, digest)
-    state = _without_auxiliary(architecture, unwrap(read_state(path.name, content)))
-    shaped = _shape(architecture, state)
+    held = read_state(path.name, content)
+    state = _without_auxiliary(architecture, unwrap(held))
+    shaped = _activated(_shape(architecture, state), held.get(ACTIVATION))
     return Loaded(assign(shaped, state), shaped, Source(kind="file", name=path.name, sha256=digest))
 
 
@@ -194,6 +199,14 @@ def _shape(architecture: Architecture, state: State) -> Architecture:
     if channels not in (1, 3):
         raise WeightsError(f"{architecture.stem} takes {channels} channels; images have 1 (grey) or 3 (RGB)")
     return architecture.shaped(classes, channels)
+
+
+def _activated(architecture: Architecture, activation: Any) -> Architecture:
+    """The row with the activation that the file says; what others keep under that name is left alone."""
+    if not isinstance(activation, str) or activation not in CHOICES:
+        return architecture
+    log.info("its activation is %s, as the file says", activation)
+    return activated(architecture, activation)
 
 
 def _require_same_keys(name: str, wanted: State, state: State) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from export.errors import ExportError
 from export.models.deep_image_prior import Generator
 from export.restore.degradation import psnr
 from export.restore.recipes import Recipe
@@ -109,11 +110,17 @@ class Fit:
         self._average = Average(average)
 
     def __iter__(self) -> Iterator[Step]:
+        """Fits.
+
+        Raises:
+            ExportError: an output is no number: Adam's moments are none either, and no step leads out of it.
+        """
         optimizer = torch.optim.Adam(self.generator.parameters(), lr=self.recipe.rate)
         backup = _Backup(self.generator)
         for number in range(1, self.recipe.iterations + 1):
             output = self.generator(self._noisy())
             loss = mse_loss(self.observed.degradation(output), self.observed.target)
+            _require_numbers(loss, f"the fit at step {number}")
             fitted = psnr(loss.item())
             if number % CHECK == 0 and backup.fell(fitted):
                 self.restarts += 1
@@ -124,15 +131,25 @@ class Fit:
             yield Step(number, fitted, self._average.add(output.detach()))
 
     def last(self) -> torch.Tensor:
-        """What the generator draws of z without noise, [1, 3, height, width]."""
+        """What the generator draws of z without noise, [1, 3, height, width].
+
+        Raises:
+            ExportError: it is no number.
+        """
         with torch.no_grad():
             picture: torch.Tensor = self.generator(self.z)
+        _require_numbers(picture, "what the generator draws")
         return picture
 
     def _noisy(self) -> torch.Tensor:
         if not self.recipe.noise:
             return self.z
         return self.z + self.recipe.noise * torch.randn(self.z.shape, generator=self._random)
+
+
+def _require_numbers(values: torch.Tensor, what: str) -> None:
+    if not values.isfinite().all():
+        raise ExportError(f"{what} is no number any more; take another --seed, or fewer --iterations")
 
 
 class _Backup:
@@ -149,7 +166,7 @@ class _Backup:
 
     def fell(self, fitted: float) -> bool:
         """Whether the weights had to be restored; else these are the ones to come back to."""
-        if not fitted >= self._fitted - FALL:  # a NaN too
+        if fitted < self._fitted - FALL:
             self._network.load_state_dict(self._weights)
             return True
         self._weights, self._fitted = copy.deepcopy(self._network.state_dict()), fitted

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from export.architectures import Architecture
 from export.errors import ExportError
 
 Activation = nn.ReLU | nn.Tanh | nn.Sigmoid
@@ -17,8 +19,24 @@ FLAT = 0.05
 """A unit is saturated where the derivative is below this much of its largest."""
 
 
-def replace_activations(network: nn.Module, activation: Literal["relu", "tanh", "sigmoid"], name: str) -> None:
+def activated(architecture: Architecture, activation: str) -> Architecture:
+    """The row of the network with another activation in place of its own."""
+
+    def build(classes: int, channels: int, **options: Any) -> nn.Module:
+        network = architecture.build(classes, channels, **options)
+        replace_activations(network, activation, architecture.name)
+        return network
+
+    return replace(architecture, build=build, activation=activation)
+
+
+def replace_activations(network: nn.Module, activation: str, name: str) -> None:
     """Puts another activation in the place of each of the network's own; they have no weights, so the keys stay.
+
+    Args:
+        network: whose activations are replaced.
+        activation: a key of `CHOICES`.
+        name: the network's, for the error.
 
     Raises:
         ExportError: the network's activations are no layers of it.

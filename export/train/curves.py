@@ -21,7 +21,7 @@ from export.train.log import Run, read_run
 from pages.html import render_page
 from pages.svg import inline, to_svg
 
-LEFT_OUT = ("recipe.source", "network", "data", "start.sha256")
+LEFT_OUT = ("recipe.source", "network", "data", "labels", "start.sha256")
 """Of what was asked for otherwise: what the table shows anyway, or nobody reads."""
 
 
@@ -53,12 +53,13 @@ def tell(job: CurvesJob) -> str:
         ExportError: a folder holds no run; the page cannot be written.
     """
     runs = [in_order(read_run(folder, name)) for folder, name in zip(job.runs, names(job.runs), strict=True)]
-    found = rows(runs, job.error)
+    error = None if job.error is None else job.error / 100
+    found = rows(runs, error)
     try:
-        write_atomically(job.page, to_html(runs, found, job.error).encode())
-    except OSError as error:
-        raise ExportError(f"{job.page} cannot be written: {error.strerror}; choose another --page") from error
-    return f"{table(found, job.error)}\n{job.page}"
+        write_atomically(job.page, to_html(runs, found, error).encode())
+    except OSError as problem:
+        raise ExportError(f"{job.page} cannot be written: {problem.strerror}; choose another --page") from problem
+    return f"{table(found, error)}\n{job.page}"
 
 
 def in_order(run: Run) -> Run:
@@ -88,7 +89,7 @@ def names(folders: Sequence[Path]) -> list[str]:
 
 
 def rows(runs: Sequence[Run], error: float | None) -> list[Row]:
-    """The figures of the runs; `error` is the one to whose first time steps are counted."""
+    """The figures of the runs; `error`, a fraction, is the one to whose first time steps are counted."""
     return [
         _row(run, different, None if error is None else run.reached(error))
         for run, different in zip(runs, differences(runs), strict=True)

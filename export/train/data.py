@@ -1,5 +1,6 @@
 """The images of a training: which are trained on, which choose the epoch, and how each becomes a row of pixels."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from export.train.recipe import Crop
 
 HELD_OUT = 10
 """Every how-manieth image of a class chooses the epoch, where no validation part is given."""
+
+MOST_BYTES = 2**30
+"""Of resized images that are kept: CIFAR-10 at AlexNet's 256 pixels would take 9 GB."""
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 """Folders of these names beside each other, as ImageNet is often laid out."""
@@ -127,7 +131,7 @@ def _without(everything: Labelled, usable: Labelled, held_out: Labelled) -> Labe
 
 
 class Pictures:
-    """Images at the size at which they are cut: in memory where that is one size of small images, else drawn anew."""
+    """Images at the size at which they are cut: in memory where that is one size and not too much, else drawn anew."""
 
     def __init__(self, labelled: Labelled, wanted: Input, crop: Crop) -> None:
         self.labelled, self.wanted, self.crop = labelled, wanted, crop
@@ -166,8 +170,11 @@ class Pictures:
             return None
         self._original = Size(first.shape[1], first.shape[0])
         whole = shorter_side(self._original, side)
+        shape = (len(self), whole.height, whole.width, self.wanted.channels)
+        if math.prod(shape) > MOST_BYTES:
+            return None
         view = View(whole, Box(0, 0, *whole), whole)
-        rows = np.empty((len(self), whole.height, whole.width, self.wanted.channels), np.uint8)
+        rows = np.empty(shape, np.uint8)
         for index, row in enumerate(tqdm(rows, desc="resizing", unit="image", leave=False, disable=None)):
             array = self.labelled.array(index)
             assert array is not None  # noqa: S101 all are, where the first is

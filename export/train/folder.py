@@ -22,7 +22,7 @@ def prepare(folder: Path, recipe: Recipe, facts: Mapping[str, JsonValue], *, res
     Args:
         folder: of the run.
         recipe: what is trained by.
-        facts: what else must be the same for a run to go on: network, data, seed.
+        facts: what else must be the same for a run to go on: network, data, labels, seed.
         resume: whether a run that is there goes on.
 
     Returns:
@@ -58,7 +58,7 @@ def steps_done(checkpoint: Path) -> int:
 
 
 def _require_same(folder: Path, before: Mapping[str, JsonValue], now: Mapping[str, JsonValue]) -> None:
-    others = [key for key in flat(now) if flat(before).get(key) != flat(now)[key]]
-    if others:
-        changes = ", ".join(f"{key} was {flat(before).get(key)}, is {flat(now)[key]}" for key in others)
+    was, wanted = flat(before), flat(now)
+    if others := [key for key in wanted | was if was.get(key) != wanted.get(key)]:
+        changes = ", ".join(f"{key} was {was.get(key)!s:.60}, is {wanted.get(key)!s:.60}" for key in others)
         raise TrainingError(f"the run in {folder} is another one: {changes}; repeat its command with --resume")

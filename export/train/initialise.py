@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
-from export.train.recipe import AlexNetStart, Initialisation, Named, Normal
+from export.train.recipe import AlexNetStart, Initialisation, Named
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -35,7 +35,7 @@ def initialise(network: nn.Module, how: Initialisation, name: str) -> None:
 
 
 def _draw(weight: torch.Tensor, how: Initialisation) -> None:
-    if isinstance(how, Normal | AlexNetStart):
+    if isinstance(how, AlexNetStart):
         nn.init.normal_(weight, std=how.std)
     elif how.kind == "glorot":
         nn.init.xavier_uniform_(weight)

@@ -19,8 +19,8 @@ class CurvesJob(Job):
     """folders that were given to train --run, finished or not"""
     page: Path
     """the HTML file to write; it holds everything that it shows"""
-    error: float | None = Field(default=None, gt=0, lt=1)
-    """a fraction, 0.02 for 2 %: how many steps until the validation error is at most this"""
+    error: float | None = Field(default=None, gt=0, lt=100)
+    """in percent: how many steps until the validation error is at most this"""
 
 
 class TrainJob(Job):

@@ -14,6 +14,9 @@ from export.errors import ExportError
 
 METRICS, RUN = "metrics.csv", "run.json"
 
+ROUNDING = 1e-6
+"""More than the log's float32 is off: of 5 % it says 0.05000000074505806."""
+
 
 class Series(NamedTuple):
     """A column of the log, where it has a value."""
@@ -100,7 +103,8 @@ class Run:
 
     def reached(self, error: float) -> int | None:
         """Steps done when a validation error of at most `error` was first seen; it is measured once an epoch."""
-        return next((step for step, seen in zip(*self.column("validation_error"), strict=True) if seen <= error), None)
+        errors, bound = self.column("validation_error"), error + ROUNDING
+        return next((step for step, seen in zip(*errors, strict=True) if seen <= bound), None)
 
 
 def read_run(folder: Path, name: str) -> Run:

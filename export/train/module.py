@@ -136,7 +136,11 @@ class Learner(pl.LightningModule):
         self.log_dict(sums, batch_size=len(images), sync_dist=self.trainer.world_size > 1)
 
     def on_validation_epoch_end(self) -> None:
-        self.rate.errors.append(float(self.trainer.callback_metrics["validation_error"]))
+        """Stops a training whose last step ended it before the epoch is kept as a good one."""
+        error, loss = (float(self.trainer.callback_metrics[f"validation_{name}"]) for name in ("error", "loss"))
+        if not np.isfinite(loss):
+            raise self._diverged(self.trainer.global_step, f"validation loss {loss:.4g}")
+        self.rate.errors.append(error)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rate"] = self.rate.state()
@@ -167,10 +171,11 @@ class Learner(pl.LightningModule):
             gradient_norm = self._last_loss
         value, loss = float(gradient_norm), float(self._last_loss)
         if not np.isfinite(value) or (self.recipe.clip is None and value > EXPLODED):
-            raise TrainingError(
-                f"training diverged at step {self.trainer.global_step + 1}, epoch {self.trainer.current_epoch + 1}: "
-                f"loss {loss:.4g}, gradient norm {value:.4g}, rate {rate:.4g}"
-            )
+            figures = f"loss {loss:.4g}, gradient norm {value:.4g}, rate {rate:.4g}"
+            raise self._diverged(self.trainer.global_step + 1, figures)
+
+    def _diverged(self, step: int, figures: str) -> TrainingError:
+        return TrainingError(f"training diverged at step {step}, epoch {self.trainer.current_epoch + 1}: {figures}")
 
 
 def average(network: nn.Module, decay: float) -> AveragedModel:

@@ -40,7 +40,9 @@ class CaffeSgd(_WeightByWeight):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def _move(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-        velocity = state.setdefault("velocity", torch.zeros_like(weight))
+        if not state:
+            state["velocity"] = torch.zeros_like(weight)
+        velocity = state["velocity"]
         velocity.mul_(group["momentum"]).add_(gradient, alpha=group["lr"])
         weight.sub_(velocity)
 
@@ -67,8 +69,9 @@ class TensorFlowRmsProp(_WeightByWeight):
         super().__init__(parameters, defaults)
 
     def _move(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-        square = state.setdefault("square", torch.ones_like(weight))
-        velocity = state.setdefault("velocity", torch.zeros_like(weight))
+        if not state:
+            state["square"], state["velocity"] = torch.ones_like(weight), torch.zeros_like(weight)
+        square, velocity = state["square"], state["velocity"]
         square.mul_(group["decay"]).addcmul_(gradient, gradient, value=1 - group["decay"])
         scaled = gradient / (square + group["epsilon"]).sqrt()
         velocity.mul_(group["momentum"]).add_(scaled, alpha=group["lr"])

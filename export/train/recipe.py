@@ -119,13 +119,6 @@ class Clip(Part):
         return cls.model_validate({"kind": kind, "threshold": threshold})
 
 
-class Normal(Part):
-    """Weights from N(0, std), biases 0."""
-
-    kind: Literal["normal"] = "normal"
-    std: Positive = 0.01
-
-
 class AlexNetStart(Part):
     """Krizhevsky et al. (2012), section 5: weights from N(0, std).
 
@@ -149,7 +142,7 @@ class Named(Part):
     kind: Literal["torch", "glorot", "he", "lecun"] = "torch"
 
 
-Initialisation = Annotated[Normal | AlexNetStart | Named, Field(discriminator="kind")]
+Initialisation = Annotated[AlexNetStart | Named, Field(discriminator="kind")]
 
 
 class Centre(Part):

@@ -8,7 +8,6 @@ from export.train.recipe import (
     Clip,
     Exponential,
     Named,
-    Normal,
     OneCycle,
     Padded,
     Plateau,
@@ -46,13 +45,14 @@ ACCELERATED = BATCHNORM.model_copy(
 )
 
 GOOGLENET = Recipe(
-    source="Szegedy et al. (2014), section 6: momentum, the rate 4 % lower every 8 epochs, averaged weights; "
-    "the rate itself and the decay of the weights are Caffe's, the length, the average's decay and the colour ours",
+    source="Szegedy et al. (2014), sections 5 and 6: dropout, momentum, the rate 4 % lower every 8 epochs, averaged "
+    "weights; the rate itself and the weight decay are Caffe's, the length, the average's decay and the colour ours",
     optimizer=Sgd(weight_decay=2e-4),
     rate=0.01,
     schedule=Exponential(factor=0.96, every=8),
     batch=32,
     epochs=250,
+    dropout=0.4,
     auxiliary=0.3,
     ema=0.9999,
     initialisation=Named(kind="glorot"),
@@ -111,14 +111,15 @@ RECIPES: dict[str, Recipe] = {
         augmentation=Augmentation(crop=Square(side=256), mirror=True, pca=0.1),
     ),
     "vgg": Recipe(
-        source="Simonyan and Zisserman (2014), section 3.1, with S from 256 to 512",
+        source="Simonyan and Zisserman (2014), section 3.1, with S from 256 to 512; the start is Glorot's, with which, "
+        "the section says, no smaller network need be trained first",
         optimizer=Sgd(weight_decay=5e-4),
         rate=0.01,
         schedule=Plateau(patience=5, times=3),
         batch=256,
         epochs=74,
         dropout=0.5,
-        initialisation=Normal(std=0.1),
+        initialisation=Named(kind="glorot"),
         augmentation=Augmentation(crop=Scale(shortest=256, longest=512), mirror=True, pca=0.1),
     ),
     "googlenet": GOOGLENET,

@@ -71,7 +71,7 @@ def train(job: TrainJob, architecture: Architecture, labels: tuple[str, ...] | N
         "seed": job.seed,
         "split": data.split,
         "chosen": {
-            "epoch": best.epoch,
+            "epoch": best.epoch + 1,
             "by": "validation error, then loss",
             "accuracy": round(1 - best.error, 4),
         },
@@ -125,7 +125,8 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         epochs,
         steps,
     )
-    facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "seed": job.seed, "split": data.split}
+    facts: dict[str, JsonValue] = {"network": job.network, "data": data.name, "labels": list(data.labels)}
+    facts |= {"split": data.split, "seed": job.seed}
     facts |= {"start": start.origin, "precision": job.precision, "devices": job.devices, "nodes": job.nodes}
     checkpoint = None if job.run is None else _prepare(job.run, recipe, facts, resume=job.resume)
     wanted = start.architecture.input
@@ -138,7 +139,7 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         job.seed,
         0 if data.train.array(0) is not None else min(MOST_WORKERS, _usable_cores()),
     )
-    best, interrupt = BestEpoch(job.run), Interrupt()
+    best, interrupt = BestEpoch(job.run, start.architecture.activation), Interrupt()
     trainer = make_trainer(job, epochs, min(LOG_EVERY, steps), [best, Bar(), interrupt], checkpoint)
     if recipe.batch % trainer.world_size:
         raise ExportError(f"a batch of {recipe.batch} cannot be shared by {trainer.world_size} devices; see --batch")
@@ -146,7 +147,7 @@ def fit(start: Start, recipe: Recipe, data: TrainingData, job: TrainJob) -> Best
         with interrupt.noticed():
             trainer.fit(learner, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
-        raise TrainingError(f"{error}; {_way_out(job, best)}") from error
+        raise TrainingError(f"{error}; {_way_out(job, best, trainer.global_step)}") from error
     except LabelledError as error:
         raise LabelledError(
             str(error).strip().rpartition("LabelledError: ")[2]
@@ -202,13 +203,17 @@ def _steps_per_epoch(recipe: Recipe, train: Labelled) -> int:
     return len(train) // recipe.batch
 
 
-def _way_out(job: TrainJob, best: BestEpoch) -> str:
+def _way_out(job: TrainJob, best: BestEpoch, steps: int) -> str:
+    """What a training leaves that diverged after so many steps."""
     lower = "take a lower --rate, or clip: --clip global:1.0"
     if job.run is None:
         return f"{lower}; with --run FOLDER the last good epoch is kept"
     if not best.state:
         return f"no epoch was finished before; {lower}"
-    return f"the last good epoch is in {job.run / LAST}, the weights of the best one in {job.run / BEST}; {lower}"
+    kept = f"the weights of the best epoch are in {job.run / BEST}"
+    if steps_done(job.run / LAST) < steps:  # else it holds the very weights from which no step can be taken
+        kept = f"the last good epoch is in {job.run / LAST}, {kept}"
+    return f"{kept}; {lower}"
 
 
 def _usable_cores() -> int:

@@ -1,8 +1,7 @@
 """The network that a training begins with: fresh, or a checkpoint's, with a new head where the classes are others."""
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from export.architectures import Architecture
 from export.errors import ExportError
 from export.overrides import as_published
-from export.train.activations import replace_activations
+from export.train.activations import activated
 from export.train.initialise import initialise
 from export.train.recipe import Recipe
 from export.weights import Loaded, State, assign, load
@@ -51,20 +50,15 @@ def begin(architecture: Architecture, recipe: Recipe, classes: int, weights: str
     if loaded is not None:
         architecture = as_published(loaded.architecture, loaded.source)
     row = architecture.shaped(classes, architecture.channels)
+    if recipe.activation is not None:
+        row = activated(row, recipe.activation)
     heads = {"auxiliary": True} if recipe.auxiliary and row.auxiliary else {}
-
-    def build(classes: int, channels: int, **options: Any) -> nn.Module:
-        network = row.build(classes, channels, **options)
-        if recipe.activation is not None:
-            replace_activations(network, recipe.activation, row.name)
-        return network
-
-    network = build(row.classes, row.channels, **heads)
+    network = row.build(row.classes, row.channels, **heads)
     initialise(network, recipe.initialisation, row.name)
     if recipe.dropout is not None:
         _set_dropout(network, recipe.dropout, row)
     origin = None if loaded is None else _take(network, loaded, row)
-    return Start(network, replace(row, build=build), origin)
+    return Start(network, row, origin)
 
 
 def _take(network: nn.Module, loaded: Loaded, row: Architecture) -> dict[str, JsonValue]:
@@ -82,7 +76,9 @@ def _take(network: nn.Module, loaded: Loaded, row: Architecture) -> dict[str, Js
         head.rstrip("."),
         "begins anew" if fresh else "is kept",
     )
-    origin = {"weights": loaded.source.name, "sha256": loaded.source.sha256}
+    origin: dict[str, JsonValue] = {"weights": loaded.source.name, "sha256": loaded.source.sha256}
+    if loaded.architecture.activation is not None:
+        origin["activation"] = loaded.architecture.activation
     return {**origin, "head": "new" if fresh else "kept"}
 
 

@@ -13,16 +13,20 @@ from tqdm import tqdm
 
 from export.train.log import METRICS, read_rows
 from export.train.module import Learner
+from export.weights import ACTIVATION
 
 BEST, LAST = "best.pth", "last.ckpt"
 
 
 class BestEpoch(pl.Callback):
-    """Keeps a copy of the weights of the best epoch: in memory, in the checkpoint, and in the folder of the run."""
+    """Keeps a copy of the weights of the best epoch: in memory, in the checkpoint, and in the folder of the run.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-        self.epoch, self.error, self.loss = 0, float("inf"), float("inf")
+    The file says the activation too, where it is not the network's own: no weight would show it.
+    """
+
+    def __init__(self, folder: Path | None, activation: str | None) -> None:
+        self.folder, self.activation = folder, activation
+        self.epoch, self.error, self.loss = 0, float("inf"), float("inf")  # epochs from 0, as Lightning counts them
         self.state: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,7 +36,7 @@ class BestEpoch(pl.Callback):
             self.state = copy.deepcopy(cast("Learner", pl_module).learned.state_dict())
             if self.folder is not None and trainer.is_global_zero:
                 beside = self.folder / f"{BEST}.part"
-                torch.save(self.state, beside)
+                torch.save({"state_dict": self.state, ACTIVATION: self.activation}, beside)
                 beside.replace(self.folder / BEST)
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,9 +67,14 @@ def test_steps_to_an_error_are_those_at_the_end_of_the_first_epoch_that_has_it(r
     assert [run.reached(error) for error in (0.5, 0.3, 0.1, 0.04, 0.03)] == [10, 10, 20, 20, None]
 
 
+def test_an_error_of_just_so_many_images_is_reached(tmp_path: Path) -> None:
+    log = "\n".join((HEAD, *LOG[:3], "1,,,,,,19,,,,,0.05000000074505806,0.3", ""))  # as Lightning writes 5 %
+    assert read_run(write(tmp_path / "run", log), "run").reached(0.05) == 20
+
+
 def test_the_table_has_the_figures_of_each_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, cut = write(tmp_path / "tanh"), write(tmp_path / "relu", "\n".join((HEAD, *LOG[:3], "")), activation="relu")
-    said = ["curves", str(whole), str(cut), "--page", str(tmp_path / "page.html"), "--error", "0.1"]
+    said = ["curves", str(whole), str(cut), "--page", str(tmp_path / "page.html"), "--error", "10"]
     assert main(said) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert re.split(r"\s{2,}", head) == [
@@ -105,7 +110,7 @@ def test_a_run_without_a_validated_epoch_has_no_best_one(tmp_path: Path) -> None
     run = read_run(folder, "young")
     assert run.best() is None
     assert run.reached(0.9) is None
-    job = CurvesJob(runs=[folder], page=tmp_path / "page.html", error=0.1)
+    job = CurvesJob(runs=[folder], page=tmp_path / "page.html", error=10)
     line = curves.tell(job).splitlines()[1]
     assert line.split()[1:] == ["-", "-", "-", "-", "0", "of", "4", "-"]
 
@@ -157,9 +162,9 @@ def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         curves.tell(job)
 
 
-def test_an_error_in_percent_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["curves", "run", "--page", "page.html", "--error", "2"]) == 2
-    assert capsys.readouterr().err == "multicrop-export: error: Input should be less than 1, not '2'\n"
+def test_an_error_of_all_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curves", "run", "--page", "page.html", "--error", "100"]) == 2
+    assert capsys.readouterr().err == "multicrop-export: error: Input should be less than 100, not '100'\n"
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
@@ -205,7 +210,7 @@ def test_what_was_never_clipped_has_one_panel_of_the_gradient(tmp_path: Path) ->
 
 def test_the_page_holds_all_that_it_shows_and_nothing_of_a_name_is_code(tmp_path: Path) -> None:
     folders = [write(tmp_path / "a&b", network="<script>alert(1)</script>"), write(tmp_path / "other")]
-    curves.tell(CurvesJob(runs=folders, page=tmp_path / "page.html", error=0.1))
+    curves.tell(CurvesJob(runs=folders, page=tmp_path / "page.html", error=10))
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert page.count("<svg") == 3

@@ -14,6 +14,7 @@ from scipy.interpolate import NearestNDInterpolator
 from torch import nn
 
 from bundle.views import Size
+from export.errors import ExportError
 from export.models.deep_image_prior import encoder_decoder
 from export.restore.degradation import Downsampled, Masked, add_noise, lanczos2, psnr, random_mask
 from export.restore.fit import Average, Fit, Observation
@@ -147,6 +148,19 @@ def test_a_fit_that_falls_apart_goes_on_with_earlier_weights() -> None:
     assert fit.restarts == 1
     assert after.number == 41
     assert after.fitted > before - 5
+
+
+def test_a_fit_that_is_no_number_ends_with_its_step() -> None:
+    fit = begin("small", 60)
+    steps = iter(fit)
+    assert len(list(islice(steps, 30))) == 30
+    assert fit.generator.network.colours.bias is not None
+    with torch.no_grad():
+        fit.generator.network.colours.bias.fill_(float("nan"))
+    with pytest.raises(ExportError, match="what the generator draws is no number any more"):
+        fit.last()
+    with pytest.raises(ExportError, match="the fit at step 31 is no number any more; take another --seed"):
+        next(steps)
 
 
 def test_a_picture_of_any_size_is_the_middle_of_what_is_drawn() -> None:

@@ -12,9 +12,13 @@ from export.architectures import find
 from export.data import digits
 from export.evaluate import evaluate
 from export.graph import serialize, to_onnx
+from export.jobs import FreezeJob
+from export.pipeline import freeze
 from export.pipeline import train as publish
 from export.train.job import TrainJob
+from export.train.log import read_run
 from export.train.run import train
+from export.train.watch import BEST
 
 LENET = find("lenet5")
 
@@ -32,8 +36,8 @@ def test_the_recipe_is_written_down() -> None:
     assert source.recipe["optimizer"] == {"kind": "adamw", "weight_decay": 0.05}
 
 
-def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
-    loaded = train(ask(epochs=2), LENET).loaded
+def test_the_chosen_epoch_is_the_best_on_the_validation_part(tmp_path: Path) -> None:
+    loaded = train(ask(epochs=2, run=tmp_path / "run"), LENET).loaded
     validation = digits().validation
     images = [png(image) for image in validation.images]
     graph = serialize(to_onnx(loaded.network, LENET))
@@ -41,14 +45,22 @@ def test_the_chosen_epoch_is_the_best_on_the_validation_part() -> None:
     chosen = loaded.source.recipe["chosen"]
     assert isinstance(chosen, dict)
     assert chosen["accuracy"] == pytest.approx(found.top1 / found.images, abs=1e-4)
+    best = read_run(tmp_path / "run", "run").best()
+    assert best is not None
+    assert chosen["epoch"] == best.epoch  # from 1 here as there
 
 
 def test_a_published_network_has_the_activation_that_it_was_trained_with(tmp_path: Path) -> None:
-    publish(ask(epochs=1, activation="relu", repository=tmp_path))
-    bundle = open_bundle(tmp_path, "lenet5", 1)
+    publish(ask(epochs=1, activation="relu", repository=tmp_path / "models", run=tmp_path / "run"))
+    bundle = open_bundle(tmp_path / "models", "lenet5", 1)
     assert bundle.manifest.source.recipe["activation"] == "relu"
     assert b"Relu" in bundle.model
     assert b"Tanh" not in bundle.model
+    # and so has one that is made of the run's weights
+    freeze(FreezeJob(network="lenet5", weights=str(tmp_path / "run" / BEST), repository=tmp_path / "models"))
+    again = open_bundle(tmp_path / "models", "lenet5", 2)
+    np.testing.assert_array_equal(again.golden.logits, bundle.golden.logits)
+    assert again.model == bundle.model
 
 
 @pytest.mark.parametrize(

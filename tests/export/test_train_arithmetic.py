@@ -20,7 +20,6 @@ from export.train.recipe import (
     Clip,
     Exponential,
     Named,
-    Normal,
     OneCycle,
     Plateau,
     Polynomial,
@@ -224,13 +223,12 @@ def test_the_average_has_the_statistics_too() -> None:
 @pytest.mark.parametrize(
     ("how", "deviation"),
     [
-        (Normal(std=0.1), 0.1),
         (Named(kind="he"), math.sqrt(2 / (50 * 25))),
         (Named(kind="glorot"), math.sqrt(2 / (50 * 25 + 60 * 25))),
         (Named(kind="lecun"), 2.4 / (50 * 25) / math.sqrt(3)),
     ],
 )
-def test_weights_begin_with_the_deviation_of_the_paper(how: Normal | Named, deviation: float) -> None:
+def test_weights_begin_with_the_deviation_of_the_paper(how: Named, deviation: float) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(50, 60, 5)
     initialise(layer, how, "layer")

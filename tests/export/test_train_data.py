@@ -1,5 +1,6 @@
 """Which images are trained on, which choose the epoch, and what becomes of an image on its way."""
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from bundle.render import render
 from bundle.views import Size, center_view
 from export.architectures import find
 from export.errors import ExportError
+from export.train import data as training_data
 from export.train.data import Epoch, Pictures, open_data
-from export.train.recipe import Area, Centre, Padded, Scale
+from export.train.recipe import Area, Centre, Padded, Scale, Square
 from tiny import labelled, write_folders
 
 WANTED = find("resnet20").input
@@ -171,6 +173,19 @@ def test_images_in_memory_and_in_files_are_drawn_alike(tmp_path: Path) -> None:
         ]
         first, second = (epoch.__getitems__(list(range(6)))[0] for epoch in both)
         np.testing.assert_array_equal(first, second)
+
+
+def test_what_would_take_too_much_memory_is_resized_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, crop, places = find("alexnet").input, Square(side=256), list(range(8))
+    kept = Pictures(labelled(8), wanted, crop)
+    monkeypatch.setattr(training_data, "MOST_BYTES", 8 * 256 * 256 * 3 - 1)
+    tracemalloc.start()
+    anew = Pictures(labelled(8), wanted, crop)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 256 * 256 * 3
+    rows = [Epoch(pictures, 0, 0).__getitems__(places)[0].numpy().astype(int) for pictures in (kept, anew)]
+    assert np.abs(rows[0] - rows[1]).max() <= 1
 
 
 def test_what_is_random_follows_from_seed_epoch_and_image_alone() -> None:

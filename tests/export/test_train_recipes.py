@@ -17,8 +17,8 @@ from tiny import job, stripes
 PUBLISHED = {
     "alexnet": (128, 0.01, 0.9, 5e-4, 90, None, 0.5, 0.0, 0.0, True),
     "vgg": (256, 0.01, 0.9, 5e-4, 74, None, 0.5, 0.0, 0.0, True),
-    "googlenet": (32, 0.01, 0.9, 2e-4, 250, None, None, 0.0, 0.3, True),
-    "googlenet-caffe": (32, 0.01, 0.9, 2e-4, None, 2_400_000, None, 0.0, 0.3, True),
+    "googlenet": (32, 0.01, 0.9, 2e-4, 250, None, 0.4, 0.0, 0.3, True),
+    "googlenet-caffe": (32, 0.01, 0.9, 2e-4, None, 2_400_000, 0.4, 0.0, 0.3, True),
     "bn-inception": (32, 0.0015, 0.9, 2e-4, 332, None, None, 0.0, 0.0, True),
     "bn-inception-x5": (32, 0.0075, 0.9, 2e-4 / 5, 52, None, 0.0, 0.0, 0.0, True),
     "bn-inception-x30": (32, 0.045, 0.9, 2e-4 / 5, 150, None, 0.0, 0.0, 0.0, True),

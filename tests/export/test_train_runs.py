@@ -18,11 +18,11 @@ from export.errors import TrainingError
 from export.pipeline import train
 from export.train.data import open_data
 from export.train.job import TrainJob
-from export.train.recipe import Augmentation, Clip, Constant, Steps
+from export.train.recipe import Augmentation, Clip, Constant, Recipe, Steps
 from export.train.recipes import RECIPES
 from export.train.watch import BEST, LAST
 from export.verify import one_thread
-from tiny import RESNET8, recipe, rows, run_tiny, small, write_folders
+from tiny import RESNET8, recipe, rows, run_tiny, small, stripes, write_folders
 
 RESNET, LENET = find("resnet20"), find("lenet5")
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,12 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 def last(run: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(run / LAST, weights_only=True)["state_dict"]
+    return state
+
+
+def kept(run: Path) -> dict[str, torch.Tensor]:
+    """The weights of the best epoch."""
+    state: dict[str, torch.Tensor] = torch.load(run / BEST, weights_only=True)["state_dict"]
     return state
 
 
@@ -70,7 +76,7 @@ def test_the_best_epoch_is_that_of_the_smallest_error_in_the_log(tmp_path: Path)
     _, best = run_tiny(small(), recipe(epochs=6, rate=0.05), run=tmp_path / "run")
     errors = [float(row["validation_error"]) for row in rows(tmp_path / "run") if row["validation_error"]]
     assert best.error == min(errors) == errors[best.epoch]
-    assert equal(torch.load(tmp_path / "run" / BEST, weights_only=True), best.state)
+    assert equal(kept(tmp_path / "run"), best.state)
 
 
 def test_a_training_that_diverges_says_so_and_leaves_the_last_good_epoch(tmp_path: Path) -> None:
@@ -84,7 +90,25 @@ def test_a_training_that_diverges_says_so_and_leaves_the_last_good_epoch(tmp_pat
     assert all(value.isfinite().all() for value in last(tmp_path / "late").values())
     good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=2), run=tmp_path / "good")
     assert equal(last(tmp_path / "late"), last(tmp_path / "good"))
-    assert equal(torch.load(tmp_path / "late" / BEST, weights_only=True), good[1].state)
+    assert equal(kept(tmp_path / "late"), good[1].state)
+
+
+def last_step_of_the_second_epoch(factor: float) -> Recipe:
+    """The weights at the end of the second epoch are ruined, and no gradient has shown it before."""
+    return recipe(rate=0.01, schedule=Steps(at=(11,), unit="iteration", factor=factor), epochs=5)
+
+
+def test_an_epoch_that_ends_in_no_number_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 12, epoch 2: validation loss nan; the last good epoch is in .*last"):
+        run_tiny(small(), last_step_of_the_second_epoch(1e30), run=tmp_path / "run")
+    good = run_tiny(small(), recipe(rate=0.01, schedule=Constant(), epochs=1), run=tmp_path / "good")
+    assert equal(last(tmp_path / "run"), last(tmp_path / "good"))
+    assert equal(kept(tmp_path / "run"), good[1].state)
+
+
+def test_a_checkpoint_from_which_no_step_can_be_taken_is_not_called_good(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 13, epoch 3: loss .*; the weights of the best epoch are in .*best"):
+        run_tiny(small(), last_step_of_the_second_epoch(1e14), run=tmp_path / "run")
 
 
 def test_without_a_folder_the_message_says_how_to_keep_an_epoch() -> None:
@@ -141,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_not(tmp_path: Path)
     kill(tmp_path / "killed", 2)
     _, best = run_tiny(RESNET8, wanted, run=tmp_path / "killed", resume=True)
     assert equal(last(tmp_path / "killed"), last(tmp_path / "whole"))
-    assert equal(best.state, torch.load(tmp_path / "whole" / BEST, weights_only=True))
+    assert equal(best.state, kept(tmp_path / "whole"))
     logs = [
         [(row["step"], row["epoch"], row["train_loss"], row["validation_error"]) for row in rows(tmp_path / run)]
         for run in ("whole", "killed")
@@ -189,6 +213,16 @@ def test_a_run_is_neither_overwritten_nor_mixed_with_another(tmp_path: Path) -> 
         run_tiny(small(), recipe(epochs=1), run=tmp_path / "run")
     with pytest.raises(TrainingError, match=r"is another one: seed was 0, is 5, recipe\.epochs was 1, is 2"):
         run_tiny(small(), recipe(epochs=2), run=tmp_path / "run", resume=True, seed=5)
+
+
+def test_a_run_does_not_go_on_without_what_it_began_with_nor_with_its_labels_in_another_order(tmp_path: Path) -> None:
+    begun = recipe(epochs=1, clip=Clip(kind="global", threshold=1.0))
+    run_tiny(small(), begun, run=tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"recipe\.clip\.kind was global, is None, .*threshold was 1\.0, is None"):
+        run_tiny(small(), begun.model_copy(update={"clip": None}), run=tmp_path / "run", resume=True)
+    other = replace(stripes(), labels=("stripe 2", "stripe 1", "stripe 0"))
+    with pytest.raises(TrainingError, match=r"labels was \['stripe 0', .*\], is \['stripe 2', .*\]; repeat"):
+        run_tiny(small(), begun, other, run=tmp_path / "run", resume=True)
 
 
 def test_a_finished_run_that_is_resumed_gives_its_best_epoch_again(tmp_path: Path) -> None:

@@ -10,12 +10,16 @@ from torch import nn
 from export.architectures import find
 from export.errors import ExportError
 from export.graph import Normalize
+from export.train.activations import Activation
+from export.train.clipping import gradients, norm
 from export.train.recipe import AlexNetStart, Augmentation, Sgd
 from export.train.recipes import RECIPES
 from export.train.start import begin
+from export.train.watch import BEST
+from export.weights import load
 from tiny import recipe, rows, run_tiny, small, stripes
 
-RESNET = find("resnet20")
+RESNET, LENET = find("resnet20"), find("lenet5")
 
 
 def test_a_checkpoint_of_other_classes_gets_a_new_head_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -39,6 +43,20 @@ def test_a_checkpoint_of_as_many_classes_keeps_its_head(tmp_path: Path) -> None:
     assert start.origin["head"] == "kept"
 
 
+def test_a_run_goes_on_with_the_activation_of_the_run_that_it_begins_with(tmp_path: Path) -> None:
+    data = stripes(channels=1)
+    run_tiny(LENET, recipe("lenet", activation="sigmoid"), data, run=tmp_path / "first")
+    best = str(tmp_path / "first" / BEST)
+    start, _ = run_tiny(LENET, recipe("fine-tune"), data, best, run=tmp_path / "second")
+    assert start.origin is not None
+    assert start.origin["activation"] == "sigmoid"
+    for network in (start.network, load(LENET, str(tmp_path / "second" / BEST)).network):
+        assert {type(module) for module in network.modules() if isinstance(module, Activation)} == {nn.Sigmoid}
+    changed = begin(LENET, recipe("fine-tune", activation="relu"), 3, best)
+    assert changed.architecture.activation == "relu"
+    assert {type(module) for module in changed.network.modules() if isinstance(module, Activation)} == {nn.ReLU}
+
+
 def test_auxiliary_heads_are_there_where_the_recipe_weighs_them() -> None:
     row = find("inception_v3")
     with torch.device("meta"):
@@ -50,6 +68,16 @@ def test_auxiliary_heads_are_there_where_the_recipe_weighs_them() -> None:
         key.split(".")[0] for key in plain.network.state_dict()
     }
     assert heads == {"AuxLogits"}
+
+
+def test_a_plain_vgg_begins_where_it_can_learn() -> None:
+    """Weights of a deviation of 0.1, as the paper has them for its smallest network, give a gradient of 5e7 here."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = begin(find("vgg11"), RECIPES["vgg"], 10).network
+        images = nn.functional.interpolate(torch.rand(2, 3, 8, 8), size=224, mode="bilinear")
+        nn.functional.cross_entropy(network(4 * images - 2), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]
+    assert float(norm(gradients(network.parameters()))) < 100
 
 
 class WithHead(nn.Module):

@@ -50,7 +50,8 @@ def assert_same(loaded: State, state: State) -> None:
     [
         lambda s: s,
         lambda s: {"state_dict": s, "epoch": 3, "best_prec1": 91.7},
-        lambda s: {"model": s, "optimizer": {"lr": 0.1}},
+        lambda s: {"state_dict": s, "activation": "gelu"},
+        lambda s: {"model": s, "optimizer": {"lr": 0.1}, "activation": {"name": "relu"}},
         lambda s: {"net": s},
         lambda s: {"model_state_dict": s},
         lambda s: {"state_dict": {"model": s}},
