@@ -16,11 +16,11 @@ from torch import nn
 
 from bundle.manifest import Source
 from export import catalogue
+from export.activations import CHOICES, activated
 from export.architectures import ARCHITECTURES, Architecture
 from export.download import default_cache
 from export.errors import WeightsError
 from export.random_weights import random_state
-from export.train.activations import CHOICES, activated
 
 log = logging.getLogger(__name__)
 

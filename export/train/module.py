@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from export.architectures import Architecture
 from export.errors import TrainingError
 from export.graph import Normalize
-from export.train.activations import Saturation
 from export.train.augment import Colours, warp
 from export.train.clipping import clip, gradients, norm
 from export.train.data import Epoch, Pictures
 from export.train.optimizers import make_optimizer
 from export.train.recipe import Recipe, Warp
+from export.train.saturation import Saturation
 from export.train.schedules import Rate
 
 EXPLODED = 1e6

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from torch import nn
 
+from export.activations import activated
 from export.architectures import Architecture
 from export.errors import ExportError
 from export.overrides import as_published
-from export.train.activations import activated
 from export.train.initialise import initialise
 from export.train.recipe import Recipe
 from export.weights import Loaded, State, assign, load

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from export.activations import CHOICES, replace_activations
 from export.architectures import find
 from export.errors import ExportError
-from export.train.activations import CHOICES, Saturation, replace_activations, saturated
 from export.train.clipping import clip, norm
 from export.train.initialise import initialise
 from export.train.module import average
@@ -27,6 +27,7 @@ from export.train.recipe import (
     WarmUp,
 )
 from export.train.recipes import RECIPES
+from export.train.saturation import Saturation, saturated
 from export.train.schedules import Progress, Rate, drops, factor
 
 

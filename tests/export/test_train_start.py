@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from export.activations import Activation
 from export.architectures import find
 from export.errors import ExportError
 from export.graph import Normalize
-from export.train.activations import Activation
 from export.train.clipping import gradients, norm
 from export.train.recipe import AlexNetStart, Augmentation, Sgd
 from export.train.recipes import RECIPES
