@@ -628,8 +628,9 @@ def test_a_device_that_fails_fails_its_own_batch(start: Callable[..., Batcher]) 
     entries = [marked(2, mark) for mark in range(2)]
     for entry in entries:
         batcher.submit(entry)
-    for device in (good, bad):
+    for device in (good, bad):  # both have begun before any may end, and take what is the other's
         assert device.started.acquire(timeout=SOON)
+    for device in (good, bad):
         device.release(1)
     ended = [entry.future.exception(SOON) for entry in entries]
     assert sorted(type(error).__name__ for error in ended) == ["BackendError", "NoneType"]
