@@ -97,3 +97,9 @@ def test_what_nobody_caught_is_a_problem_document_and_logged(tmp_path: Path, cap
         )
         == 1
     )
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live/", "/v1/models/"])
+def test_a_slash_too_many_is_no_route_and_sends_nobody_elsewhere(client: httpx.Client, path: str) -> None:
+    answer = client.get(path, headers={"Host": "elsewhere"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "route_not_found")
