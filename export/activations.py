@@ -15,7 +15,10 @@ CHOICES: dict[str, Callable[[], Activation]] = {"relu": nn.ReLU, "tanh": nn.Tanh
 
 
 def activated(architecture: Architecture, activation: str) -> Architecture:
-    """The row of the network with another activation in place of its own."""
+    """The row of the network with another activation, a key of `CHOICES`, in place of its own.
+
+    Its `build` raises as `replace_activations`.
+    """
 
     def build(classes: int, channels: int, **options: Any) -> nn.Module:
         network = architecture.build(classes, channels, **options)
